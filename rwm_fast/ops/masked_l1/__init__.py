@@ -1,0 +1,72 @@
+"""masked_l1: the content alignment distance, one pass over memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rwm_fast.ops import _check, _dispatch
+from rwm_fast.ops.masked_l1 import autograd as _autograd  # noqa: F401  registers the operator
+from rwm_fast.ops.masked_l1 import reference
+
+BACKENDS = ("native", "reference")
+
+
+def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
+    r"""Mean absolute distance to one image inside a mask and to another outside it.
+
+    .. math:: L = \frac{1}{|I|} \sum \bigl( |m|\,|h - g| + |1 - m|\,|h - a| \bigr)
+
+    with h = hybrid, g = inside, a = outside, m = mask, and \|I\| the number of elements of h.
+
+    Parameters
+    ----------
+    hybrid, inside, outside
+        [N, C, H, W], one shape and one dtype: float16, bfloat16, float32 or float64; any strides.
+    mask
+        [N, 1, H, W] or [N, C, H, W], bool, or the images' dtype, or float32 beside half-precision images;
+        1 = compare with `inside`. Usually in [0, 1]; other values count by their absolute value.
+
+    Returns
+    -------
+    Tensor
+        the loss, a scalar of dtype float32 (float64 for float64 images); NaN for an empty batch, as
+        `torch.nn.functional.l1_loss`.
+
+    Gradients to all four arguments, of every order; the derivative of \|t\| at 0 is 0. Sums are kept in
+    float32 or better and added in a fixed order: repeated calls agree bit for bit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        if an argument is not a tensor, or a shape, dtype or device does not fit.
+
+    Source: content alignment loss, You et al., ACM MM 2021 (arXiv 2108.08674): L_CA with h = I_h, g = I_g,
+    a = I_A.
+    """
+    _validate(hybrid, inside, outside, mask)
+    mask = mask.to(hybrid.dtype) if mask.dtype == torch.bool else mask
+    if _dispatch.in_transform("masked_l1"):
+        return reference.masked_l1(hybrid, inside, outside, mask)
+    tensors = (hybrid, inside, outside, mask)
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return torch.ops.rwm_fast.masked_l1(*tensors, save)[0]
+
+
+def _validate(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> None:
+    op = "masked_l1"
+    _check.floating(op, "hybrid", hybrid)
+    _check.require(hybrid.ndim == 4, op, "hybrid must be [N, C, H, W]", hybrid)
+    for name, image in (("inside", inside), ("outside", outside)):
+        _check.tensor(op, name, image)
+        same = image.shape == hybrid.shape and image.dtype == hybrid.dtype
+        rule = f"{name} must have hybrid's shape, dtype and device ({_check.describe(hybrid)})"
+        _check.require(same and image.device == hybrid.device, op, rule, image)
+    _check.tensor(op, "mask", mask)
+    n, c, h, w = hybrid.shape
+    rule = f"mask must be [N, 1, H, W] or [N, C, H, W] for images {[n, c, h, w]}"
+    _check.require(tuple(mask.shape) in ((n, 1, h, w), (n, c, h, w)), op, rule, mask)
+    if mask.dtype == torch.bool:
+        _check.require(mask.device == hybrid.device, op, f"mask must be on {hybrid.device}", mask)
+    else:
+        _check.like(op, "mask", mask, "hybrid", hybrid)
