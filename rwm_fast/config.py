@@ -1,0 +1,366 @@
+"""All settings of the package: frozen dataclasses, checked when made, and the table of presets.
+
+The defaults are the 256 px settings. The comment at a field starts with who chose its value:
+"paper" (You et al., ACM MM 2021, arXiv 2108.08674), "base" (the Swapping Autoencoder as its code
+has it), or "ours" (the paper does not say, or it is an addition).
+This file is longer than most because every setting and every preset stands on this one page.
+"""
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Ints = tuple[int, ...]
+Taps = tuple[float, ...]
+Pair = tuple[float, float]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the four networks.
+
+    Widths run from the image inwards (encoder, discriminators) or outwards (generator).
+    """
+
+    image_size: int = 256  # base: px, side of a training crop; inference: any multiple of stride
+    fold: int = 1  # ours: pixels folded into channels at both ends, a side; 1 = none
+    input_kernel: int = 1  # base: px, first convolution of encoder and image discriminator
+    # encoder
+    encoder_channels: Ints = (32, 64, 128, 256, 512)  # base: width per resolution, image to code
+    encoder_filter: Taps = (1, 2, 1)  # base: low-pass taps before each halving
+    encoder_padding: Literal["reflect", "zeros"] = "reflect"  # base: border of the main path
+    content_channels: int = 8  # base: channels of the content code
+    content_kernel: int = 1  # base: px, hidden convolution of the content head
+    style_dim: int = 2048  # base: numbers in the style code
+    style_channels: Ints = (1024, 2048)  # base: width of each halving layer of the style head
+    # base: unpadded strided convolutions in the style head; ours: residual blocks
+    style_blocks: Literal["valid", "residual"] = "valid"
+    normalize_codes: bool = True  # base: codes of unit length, content per pixel, style as a whole
+    # generator
+    content_fold: int = 1  # ours: first blocks see the code folded by this; it joins again later
+    code_modulation: bool = True  # base: the style scales and shifts the content code first
+    unit_rms_codes: bool = False  # ours: codes scaled from unit length to unit rms on entry
+    head_channels: Ints = (256, 512)  # base: blocks at the resolution of the (folded) content code
+    up_channels: Ints = (512, 512, 256, 128)  # base: blocks that double the resolution
+    tail_channels: Ints = ()  # ours: blocks at the output resolution
+    rgb_kernel: int = 1  # base: px, to-RGB layer
+    generator_filter: Taps = (1, 3, 3, 1)  # base: low-pass taps after each doubling
+    skip_activation: bool = True  # base: bias and activation in the skips of up_channels
+    noise: bool = True  # base: a noise map per styled layer, learned strength
+    demodulation: Literal["style", "weight"] = "style"  # StyleGAN2's; weight = base, style-free
+    # discriminators
+    discriminator_channels: Ints = (128, 256, 512, 512, 512, 512, 512)  # base: width per resolution
+    discriminator_hidden: int = 512  # base: width of the hidden linear layer
+    discriminator_filter: Taps = (1, 3, 3, 1)  # base: low-pass taps of both discriminators
+    patch_size: int = 128  # base: px, side of a crop as the patch discriminator sees it
+    patch_channels: Ints = (32, 64, 128, 256, 384, 384)  # base: width per resolution
+    patch_wide_channels: int = 768  # base: width of the last residual block; 0 = no such block
+    patch_feature_channels: int = 384  # base: channels of a patch's features
+    patch_hidden: Ints = (2048, 2048, 1024)  # base: hidden layers that judge a pair of features
+    patch_aggregate: bool = True  # base: targets are judged against the mean reference patch
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.type is int or f.type is Ints:
+                least = 0 if f.name == "patch_wide_channels" else 1
+                values = value if f.type is Ints else (value,)
+                _require(min(values, default=1) >= least,
+                         f"model.{f.name} must be at least {least}, got {value}")
+            if f.type is Taps:
+                _require(2 <= len(value) <= 8 and sum(value) > 0,
+                         f"model.{f.name} must be 2 to 8 taps with a positive sum, got {value}")
+        for name in ("encoder_channels", "head_channels", "discriminator_channels",
+                     "patch_channels", "style_channels"):
+            _require(len(getattr(self, name)) > 0, f"model.{name} must name at least one width")
+        for name, allowed in dict(input_kernel=(1, 3), content_kernel=(1, 3), rgb_kernel=(1, 3),
+                                  fold=(1, 2, 4), content_fold=(1, 2, 4)).items():
+            _require(getattr(self, name) in allowed,
+                     f"model.{name} must be one of {allowed}, got {getattr(self, name)}")
+        down, up = 2 ** (len(self.encoder_channels) - 1), 2 ** len(self.up_channels)
+        _require(down * self.content_fold == up,
+                 f"model.up_channels doubles {up}-fold, but encoder_channels with content_fold "
+                 f"halves {down * self.content_fold}-fold")
+        for name, size in (("discriminator_channels", self.image_size // self.fold),
+                           ("patch_channels", self.patch_size)):
+            halvings = len(getattr(self, name)) - 1
+            _require(size % 2**halvings == 0 and size >> halvings >= 3,
+                     f"model.{name}: {size} px does not halve {halvings} times to a size >= 3")
+        _require(self.image_size % self.stride == 0,
+                 f"model.image_size must be a multiple of {self.stride}, got {self.image_size}")
+
+    @property
+    def code_stride(self) -> int:
+        """Image pixels per pixel of the content code."""
+        return self.fold * 2 ** (len(self.encoder_channels) - 1)
+
+    @property
+    def stride(self) -> int:
+        """Height and width of an image must be multiples of this."""
+        return self.code_stride * self.content_fold
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weight and timing of every term. Of these the paper gives K only."""
+
+    reconstruction: float = 1.0  # base: weight of mean |I_rec - I_A|
+    edge: float = 0.0  # ours: L1 of neighbour differences, weight inside the reconstruction term
+    gan_reconstructed: float = 0.5  # base: image discriminator on reconstructions
+    gan_swapped: float = 1.0  # base code: image discriminator on swaps (0.5 in its paper)
+    gan_hybrid: float = 0.0  # ours: image discriminator on hybrids
+    patch: float = 1.0  # base: patch discriminator
+    num_patches: int = 8  # base: crops per image
+    patch_scale: Pair = (1 / 8, 1 / 4)  # base: side of a crop as a fraction of the image side
+    code_consistency: float = 1.0  # ours: weight of L_CC, 0 = off
+    style_lambda: float = 16.0  # ours: lambda; sqrt(style_dim / content_channels) balances L_CC
+    consistency_interval: int = 16  # paper: K, L_CC on every K-th generator step
+    consistency_gain: float = 1.0  # ours: factor on L_CC when due; K would keep its mean weight
+    consistency_trains: Literal["generator", "both"] = "generator"  # ours: who gets its gradient
+    consistency_start_kimg: float = 0.0  # ours: kimg before the first L_CC (paper: "train E first")
+    content_alignment: float = 1.0  # ours: weight of L_CA, 0 = off
+    alignment_interval: int = 1  # ours: L_CA on every k-th generator step
+    detach_swapped: bool = True  # ours: I_g is a fixed target inside the mask of L_CA
+    share_noise: bool = True  # ours: I_g and I_h are painted with the same noise maps
+    r1_gamma: float = 10.0  # base: gamma / 2 * |dD/dx|^2
+    r1_patch_gamma: float = 1.0  # base: gamma / 4 * (|dP/dreference|^2 + |dP/dtarget|^2)
+    r1_interval: int = 16  # base: R1 on every k-th discriminator step, times k
+    content_jitter: float = 0.0  # ours: colour mixing of what the content branch sees, 0 = off
+    content_jitter_keep: float = 0.2  # ours: share of pictures that keep their colours under it
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.type is int:
+                _require(value >= 1, f"loss.{f.name} must be at least 1, got {value}")
+            if f.type is float:
+                _require(value >= 0, f"loss.{f.name} must not be negative, got {value}")
+        low, high = self.patch_scale
+        _require(0 < low <= high <= 1,
+                 f"loss.patch_scale must satisfy 0 < low <= high <= 1, got {self.patch_scale}")
+        _require(self.content_jitter_keep <= 1,
+                 f"loss.content_jitter_keep must be in [0, 1], got {self.content_jitter_keep}")
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Random binary masks for L_CA. The paper says "random binary masks"; the rest is ours."""
+
+    rectangle: float = 1.0  # ours: relative frequency of 1 to max_shapes rectangles
+    ellipse: float = 1.0  # ours: of 1 to max_shapes ellipses
+    stroke: float = 1.0  # ours: of free-form brush strokes
+    half_plane: float = 1.0  # ours: of half-planes
+    blob: float = 1.0  # ours: of thresholded low-frequency noise
+    max_shapes: int = 3  # ours: rectangles, ellipses or strokes in one mask
+    area: Pair = (0.05, 0.70)  # ours: share of the image that is 1, before inversion
+    invert: float = 0.5  # ours: probability of exchanging inside and outside
+
+    def __post_init__(self):
+        weights = (self.rectangle, self.ellipse, self.stroke, self.half_plane, self.blob)
+        _require(min(weights) >= 0 and sum(weights) > 0,
+                 f"mask: shape frequencies must be >= 0 and not all 0, got {weights}")
+        _require(0 < self.area[0] < self.area[1] < 1,
+                 f"mask.area must satisfy 0 < low < high < 1, got {self.area}")
+        _require(0 <= self.invert <= 1, f"mask.invert must be in [0, 1], got {self.invert}")
+        _require(self.max_shapes >= 1, f"mask.max_shapes must be at least 1, got {self.max_shapes}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Pictures, and how they become training crops of model.image_size."""
+
+    sources: tuple[str, ...] = ()  # ours: folders or zips, each a domain; empty = landscapes
+    resize: int = 256  # base: px, side that a picture is scaled to before the crop
+    resize_mode: Literal["short", "square"] = "short"  # base: scenes short side, faces square
+    zoom: Pair = (1.0, 1.0)  # ours: range of a random enlargement before the crop
+    flip: bool = True  # base: mirror half of the pictures
+    max_bad_fraction: float = 0.05  # ours: share of unreadable pictures above which a run stops
+    pool: int = 6000  # ours: landscapes drawn once and kept
+    workers: int = 2  # ours: loader processes for pictures on disk
+
+    def __post_init__(self):
+        _require(self.resize >= 1, f"data.resize must be positive, got {self.resize}")
+        _require(self.pool >= 1, f"data.pool must be positive, got {self.pool}")
+        _require(self.workers >= 0, f"data.workers must not be negative, got {self.workers}")
+        _require(1 <= self.zoom[0] <= self.zoom[1],
+                 f"data.zoom must satisfy 1 <= low <= high, got {self.zoom}")
+        _require(0 <= self.max_bad_fraction <= 1,
+                 f"data.max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Steps, optimisers and the clock: images seen, 1 kimg = 1000 images."""
+
+    batch: int = 16  # base: images per iteration over all processes, even (styles swap in pairs)
+    kimg: float = 25_000.0  # base: length of a run
+    seconds: float = 0.0  # ours: time budget, ends the run and drives its schedules; 0 = none
+    quick_seconds: float = 0.0  # ours: time budget under --quick, 0 = the preset has no quick form
+    # base: D and G on successive batches; ours: on one batch, painted once and judged twice
+    step_order: Literal["alternate", "shared"] = "alternate"
+    reconstruction_fraction: float = 0.0  # ours: first share of a run, reconstruction loss alone
+    quick_reconstruction_fraction: float = 0.0  # ours: the same under --quick
+    learning_rate: float = 2e-3  # base: Adam, encoder and generator
+    betas: Pair = (0.0, 0.99)  # base
+    second_part_gain: float = 1.0  # ours: factor on learning_rate after the reconstruction part
+    discriminator_learning_rate: float = 2e-3  # base: Adam, both discriminators
+    discriminator_betas: Pair = (0.0, 0.99)  # base
+    lazy_r1_correction: bool = True  # base: D's rate * c, betas ** c, c = r1_interval / (that + 1)
+    decay_fraction: float = 0.0  # ours: last share of a run, over which the rates fall linearly
+    decay_floor: float = 0.02  # ours: factor on the rates at the end of that fall
+    ema_half_life_kimg: float = 10.0  # StyleGAN2: of the averaged weights used for pictures, export
+    ema_rampup: float = 0.05  # StyleGAN2-ADA: half-life at most this share of the images so far
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # ours: bf16 where matrix units take it
+    device: str = "auto"  # ours: CUDA when there is one
+    threads: int = 0  # ours: CPU threads, 0 = torch's choice
+    seed: int = 0  # ours: of everything random
+    log_kimg: float = 1.0  # ours: kimg between log lines
+    sample_kimg: float = 100.0  # ours: kimg between picture grids
+    checkpoint_kimg: float = 500.0  # ours: kimg between checkpoints
+    keep_checkpoints: int = 2  # ours: older ones are removed, 0 = keep all
+
+    def __post_init__(self):
+        _require(self.batch >= 2 and self.batch % 2 == 0,
+                 f"train.batch must be even (styles swap in pairs), got {self.batch}")
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name.endswith("_fraction") or f.name == "decay_floor":
+                _require(0 <= value <= 1, f"train.{f.name} must be in [0, 1], got {value}")
+            elif f.name.endswith("betas"):
+                _require(all(0 <= beta < 1 for beta in value),
+                         f"train.{f.name} must be in [0, 1), got {value}")
+            elif f.name.endswith(("kimg", "learning_rate")):
+                _require(value > 0, f"train.{f.name} must be positive, got {value}")
+            elif f.type in (int, float):
+                _require(value >= 0, f"train.{f.name} must not be negative, got {value}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run needs; kept in config.json and in the header of exported weights."""
+
+    preset: str = "paper-256"  # the preset this started from
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """JSON text that `from_json` turns back into an equal Config."""
+        return json.dumps(dataclasses.asdict(self), indent=indent)
+
+    @staticmethod
+    def from_json(text: str) -> "Config":
+        """Config from JSON text.
+
+        Unknown fields and wrong types raise ValueError; absent fields take their defaults.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"config: not valid JSON ({error})") from None
+        return _parse(Config, values, "config")
+
+    def quick(self) -> "Config":
+        """The two-minute form of a preset that has one."""
+        train, names = self.train, [n for n, c in PRESETS.items() if c.train.quick_seconds > 0]
+        _require(train.quick_seconds > 0, f"preset {self.preset!r} has no quick form; "
+                 f"presets that have one: {', '.join(names)}")
+        fraction = train.quick_reconstruction_fraction
+        train = replace(train, seconds=train.quick_seconds, reconstruction_fraction=fraction)
+        return replace(self, train=train)
+
+
+def _parse(kind, value, where: str):
+    """`value`, as read from JSON, as `kind`: a dataclass or one of the field types above."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        _require(isinstance(value, dict), f"{where}: expected an object, got {value!r}")
+        kinds = typing.get_type_hints(kind)
+        unknown = ", ".join(sorted(set(value) - set(kinds)))
+        _require(not unknown, f"{where}: unknown field {unknown}; known: {', '.join(kinds)}")
+        return kind(**{k: _parse(kinds[k], v, f"{where}.{k}") for k, v in value.items()})
+    if origin is Literal:
+        names = ", ".join(map(repr, arguments))
+        _require(value in arguments, f"{where}: expected one of {names}, got {value!r}")
+        return value
+    if origin is tuple:
+        _require(isinstance(value, list), f"{where}: expected a list, got {value!r}")
+        kinds = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
+        _require(len(value) == len(kinds),
+                 f"{where}: expected {len(kinds)} values, got {len(value)}")
+        return tuple(_parse(k, v, where) for k, v in zip(kinds, value, strict=True))
+    accepted = (int, float) if kind is float else kind
+    _require(isinstance(value, accepted) and isinstance(value, bool) == (kind is bool),
+             f"{where}: expected {kind.__name__}, got {value!r}")
+    return kind(value)
+
+
+_PAPER_512 = ModelConfig(
+    image_size=512, discriminator_channels=(64, 128, 256, 512, 512, 512, 512, 512))
+_PAPER_1024 = ModelConfig(  # trains on 768 px crops of 1024 px pictures
+    image_size=768,
+    encoder_channels=(13, 26, 51, 102, 205, 410), style_channels=(819, 1536), style_dim=1536,
+    head_channels=(204, 409), up_channels=(409, 409, 409, 204, 102),
+    discriminator_channels=(32, 64, 128, 256, 512, 512, 512, 512, 512),
+    patch_size=256, patch_channels=(16, 32, 64, 128, 256, 384, 384))
+_SMALL_128 = ModelConfig(
+    image_size=128,
+    encoder_channels=(32, 64, 128, 256), style_channels=(384, 512), style_dim=512,
+    head_channels=(128, 256), up_channels=(256, 128, 64),
+    discriminator_channels=(64, 128, 256, 256, 256, 256), discriminator_hidden=256,
+    patch_size=64, patch_channels=(32, 64, 128, 192, 192), patch_wide_channels=0,
+    patch_feature_channels=192, patch_hidden=(512, 512))
+_DEMO = ModelConfig(
+    image_size=64, fold=2, input_kernel=3,
+    encoder_channels=(32,), encoder_filter=(1, 1), encoder_padding="zeros",
+    content_channels=4, content_kernel=3,
+    style_dim=64, style_channels=(128, 128, 128), style_blocks="residual",
+    content_fold=2, code_modulation=False, unit_rms_codes=True,
+    head_channels=(64, 64), up_channels=(32,), tail_channels=(32,), rgb_kernel=3,
+    generator_filter=(1, 1), skip_activation=False, noise=False,
+    discriminator_channels=(32, 64, 128, 128), discriminator_hidden=128,
+    discriminator_filter=(1, 1),
+    patch_size=16, patch_channels=(32, 64, 128), patch_wide_channels=0,
+    patch_feature_channels=128, patch_hidden=(128, 128))
+
+PRESETS: dict[str, Config] = {
+    # base: churches and bedrooms at 256 px
+    "paper-256": Config("paper-256"),
+    # base: mountains at 512 px; its faces take resize_mode square and r1_patch_gamma 1
+    "paper-512": Config("paper-512", _PAPER_512,
+        LossConfig(r1_patch_gamma=10.0), DataConfig(resize=512)),
+    # base: faces at 1024 px
+    "paper-1024": Config("paper-1024", _PAPER_1024,
+        LossConfig(style_lambda=14.0), DataConfig(resize=1024, resize_mode="square")),
+    # ours: the same method for one small GPU
+    "small-128": Config("small-128", _SMALL_128,
+        LossConfig(style_lambda=8.0), DataConfig(resize=128),
+        train=TrainConfig(kimg=2_000.0, sample_kimg=20.0, checkpoint_kimg=50.0)),
+    # ours: minutes on two CPU cores, on landscapes the package draws itself
+    "demo": Config("demo", _DEMO,
+        LossConfig(reconstruction=10.0, edge=1.0, gan_reconstructed=0.25, gan_swapped=0.5,
+                   patch=0.5, num_patches=4, style_lambda=4.0, consistency_interval=4,
+                   r1_gamma=1.0, content_jitter=1.0),
+        DataConfig(resize=64, workers=0),
+        train=TrainConfig(batch=8, kimg=1_000.0, seconds=330.0, step_order="shared",
+                          reconstruction_fraction=0.65, quick_seconds=105.0,
+                          quick_reconstruction_fraction=1.0, learning_rate=3e-3,
+                          betas=(0.5, 0.99), second_part_gain=0.5, lazy_r1_correction=False,
+                          decay_fraction=0.2, ema_half_life_kimg=1.1, ema_rampup=0.08,
+                          sample_kimg=4.0, checkpoint_kimg=8.0)),
+}
+
+
+def preset(name: str) -> Config:
+    """The preset of that name; ValueError lists the names there are."""
+    _require(name in PRESETS, f"unknown preset {name!r}; presets: {', '.join(PRESETS)}")
+    return PRESETS[name]
