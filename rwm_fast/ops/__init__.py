@@ -1,1 +1,1 @@
-"""The operators: one folder each, with its contract, its reference, its derivative and its backends."""
+"""The operators: one folder each, with contract, reference, derivative and backends."""

@@ -1,13 +1,13 @@
 """Which implementation runs: the one place where a backend is chosen.
 
-An operator is a package ``rwm_fast.ops.<op>`` with a tuple ``BACKENDS``: names of modules in order of
-preference, ``reference`` last. A backend module has ``supports(tensors, **facts)``, which returns None or
-one sentence why not, and the raw functions of its operator. Auto takes the first that supports the call;
-an explicit request (`use_backend`, or the environment variable ``RWM_FAST_BACKEND``) is honoured or
-refused with the reason, never swapped.
+An operator is a package ``rwm_fast.ops.<op>`` with a tuple ``BACKENDS``: names of modules in order
+of preference, ``reference`` last. A backend module has ``supports(tensors, **facts)``, which
+returns None or one sentence why not, and the raw functions of its operator. Auto takes the first
+that supports the call; an explicit request (`use_backend`, or the environment variable
+``RWM_FAST_BACKEND``) is honoured or refused with the reason, never swapped.
 
-The choice is made inside the registered operator, when it runs: so a compiled graph follows it too, and a
-``with use_backend(...)`` block must cover the backward pass as well as the forward pass.
+The choice is made inside the registered operator, when it runs: so a compiled graph follows it too,
+and a ``with use_backend(...)`` block must cover the backward pass as well as the forward pass.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def _valid(name: str | None, source: str) -> str | None:
     if name in (None, "auto", ""):
         return None
     if name not in NAMES:
-        raise ValueError(f"{source}: backend must be one of {', '.join(NAMES)} or auto, got {name!r}")
+        raise ValueError(
+            f"{source}: backend must be one of {', '.join(NAMES)} or auto, got {name!r}"
+        )
     return name
 
 
@@ -55,9 +57,9 @@ _requested: ContextVar[str | None] = ContextVar("rwm_fast_backend", default=None
 class use_backend:
     """Ask for one backend, as a setter or for a block.
 
-    ``use_backend("reference")`` holds until changed; ``with use_backend("native"): …`` holds inside the
-    block. ``"auto"`` (or None) lets each call take the first backend that supports it. A request that a
-    call cannot honour raises `BackendError` with the reason.
+    ``use_backend("reference")`` holds until changed; ``with use_backend("native"): …`` holds inside
+    the block. ``"auto"`` (or None) lets each call take the first backend that supports it. A
+    request that a call cannot honour raises `BackendError` with the reason.
 
     Raises
     ------
@@ -147,8 +149,8 @@ def announce(op: str, name: str, other: str, reason: str) -> None:
 def in_transform(op: str) -> bool:
     """Whether a torch.func transform (grad, vmap, …) is tracing: then the reference runs directly.
 
-    Registered operators with a Python formula cannot be traced by torch.func; the reference is plain torch
-    and can. An explicit request for another backend is refused.
+    Registered operators with a Python formula cannot be traced by torch.func; the reference is
+    plain torch and can. An explicit request for another backend is refused.
     """
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
         return False

@@ -1,7 +1,8 @@
 """Registers operators with torch.library: schema, implementation, fake, derivative formula.
 
-Every operator is registered in the namespace ``rwm_fast``, so that torch.compile, torch.export, FakeTensor
-and opcheck know it. The implementation serves all devices: it chooses a backend when it runs.
+Every operator is registered in the namespace ``rwm_fast``, so that torch.compile, torch.export,
+FakeTensor and opcheck know it. The implementation serves all devices: it chooses a backend when it
+runs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ LIBRARY = torch.library.Library("rwm_fast", "DEF")
 
 
 def _without_autocast(implementation: Callable) -> Callable:
-    """Operators work in the dtypes they are given: autocast must not reach the torch calls inside."""
+    """Operators work in the dtypes they are given: autocast must not reach the calls inside."""
 
     @functools.wraps(implementation)
     def run(*args: object) -> object:
@@ -37,7 +38,7 @@ def register(
     backward: Callable,
     setup_context: Callable,
 ) -> None:
-    """Define ``rwm_fast::<schema>`` with one implementation, one fake and one derivative formula."""
+    """Define ``rwm_fast::<schema>``: one implementation, one fake, one derivative formula."""
     LIBRARY.define(schema)
     name = f"rwm_fast::{schema.split('(')[0]}"
     LIBRARY.impl(name, _without_autocast(implementation), "CompositeExplicitAutograd")

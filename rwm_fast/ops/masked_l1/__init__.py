@@ -24,8 +24,9 @@ def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> 
     hybrid, inside, outside
         [N, C, H, W], one shape and one dtype: float16, bfloat16, float32 or float64; any strides.
     mask
-        [N, 1, H, W] or [N, C, H, W], bool, or the images' dtype, or float32 beside half-precision images;
-        1 = compare with `inside`. Usually in [0, 1]; other values count by their absolute value.
+        [N, 1, H, W] or [N, C, H, W], bool, or the images' dtype, or float32 beside half-precision
+        images; 1 = compare with `inside`. Usually in [0, 1]; other values count by their absolute
+        value.
 
     Returns
     -------
@@ -33,16 +34,16 @@ def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> 
         the loss, a scalar of dtype float32 (float64 for float64 images); NaN for an empty batch, as
         `torch.nn.functional.l1_loss`.
 
-    Gradients to all four arguments, of every order; the derivative of \|t\| at 0 is 0. Sums are kept in
-    float32 or better and added in a fixed order: repeated calls agree bit for bit.
+    Gradients to all four arguments, of every order; the derivative of \|t\| at 0 is 0. Sums are
+    kept in float32 or better and added in a fixed order: repeated calls agree bit for bit.
 
     Raises
     ------
     TypeError, ValueError
         if an argument is not a tensor, or a shape, dtype or device does not fit.
 
-    Source: content alignment loss, You et al., ACM MM 2021 (arXiv 2108.08674): L_CA with h = I_h, g = I_g,
-    a = I_A.
+    Source: content alignment loss, You et al., ACM MM 2021 (arXiv 2108.08674): L_CA with h = I_h, g
+    = I_g, a = I_A.
     """
     _validate(hybrid, inside, outside, mask)
     mask = mask.to(hybrid.dtype) if mask.dtype == torch.bool else mask

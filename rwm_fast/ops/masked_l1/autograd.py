@@ -24,7 +24,9 @@ def _forward(h: Tensor, g: Tensor, a: Tensor, m: Tensor, save: bool) -> tuple[Te
 
 def _forward_fake(h: Tensor, g: Tensor, a: Tensor, m: Tensor, save: bool) -> tuple[Tensor, Tensor]:
     loss = h.new_empty((), dtype=accumulator(h.dtype))
-    return loss, torch.empty_like(h, dtype=torch.uint8) if save else h.new_empty(0, dtype=torch.uint8)
+    return loss, torch.empty_like(h, dtype=torch.uint8) if save else h.new_empty(
+        0, dtype=torch.uint8
+    )
 
 
 def _save_forward(ctx, inputs, output) -> None:
@@ -79,10 +81,12 @@ def _save_backward(ctx, inputs, output) -> None:
 
 
 def _backward_derivative(ctx, u_h: Tensor | None, u_g: Tensor | None, u_a: Tensor | None):
-    """With cotangents u: d_dL = Σ(|m|s₁(u_h − u_g) + |1−m|s₂(u_h − u_a))/|I|, d_m by the product rule."""
+    """With cotangents u: d_dL = Σ(|m|s₁(u_h − u_g) + |1−m|s₂(u_h − u_a))/|I|; d_m likewise."""
     dloss, signs, m = ctx.saved_tensors
     zero = dloss.new_zeros(())
-    u_h, u_g, u_a = (zero if u is None or not u.numel() else u.to(dloss.dtype) for u in (u_h, u_g, u_a))
+    u_h, u_g, u_a = (
+        zero if u is None or not u.numel() else u.to(dloss.dtype) for u in (u_h, u_g, u_a)
+    )
     s_inside, s_outside = decode(signs, dloss.dtype)
     p, q = s_inside * (u_h - u_g), s_outside * (u_h - u_a)
     mask = m.to(dloss.dtype)
@@ -117,7 +121,7 @@ def _save_mask_backward(ctx, inputs, output) -> None:
 
 
 def _mask_backward_derivative(ctx, u: Tensor):
-    """With cotangent u: d_h = c·u(sign(m)s₁ − sign(1−m)s₂), d_g and d_a its two parts; zero in m."""
+    """With cotangent u: d_h = c·u(sign(m)s₁ − sign(1−m)s₂); d_g, d_a its parts; zero in m."""
     dloss, h, g, a, m = ctx.saved_tensors
     h, g, a, mask, u = (t.to(dloss.dtype) for t in (h, g, a, m, u))
     p, q = u * mask.sign(), u * (1 - mask).sign()
@@ -129,8 +133,8 @@ def _mask_backward_derivative(ctx, u: Tensor):
 
 
 register(
-    "masked_l1_mask_backward(Tensor dloss, Tensor hybrid, Tensor inside, Tensor outside, Tensor mask)"
-    " -> Tensor",
+    "masked_l1_mask_backward(Tensor dloss, Tensor hybrid, Tensor inside, Tensor outside,"
+    " Tensor mask) -> Tensor",
     _mask_backward,
     _mask_backward_fake,
     backward=_mask_backward_derivative,

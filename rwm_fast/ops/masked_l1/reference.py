@@ -24,7 +24,7 @@ def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> 
 def forward(
     hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor, save: bool
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and (if asked) the signs of h − g and h − a in one byte an element (see `encode`)."""
+    """The loss and, if asked, the signs of h − g and h − a, a byte an element (`encode`)."""
     loss = masked_l1(hybrid, inside, outside, mask)
     if not save:
         return loss, hybrid.new_empty(0, dtype=torch.uint8)
@@ -44,7 +44,7 @@ def decode(signs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def backward(
     dloss: Tensor, signs: Tensor, mask: Tensor, dtype: torch.dtype, needs: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dh = c(|m|s₁ + |1−m|s₂), dg = −c|m|s₁, da = −c|1−m|s₂, with c = dL/|I|; empty where not needed."""
+    """dh = c(|m|s₁ + |1−m|s₂), dg = −c|m|s₁, da = −c|1−m|s₂, c = dL/|I|; empty if not needed."""
     m = mask.to(dloss.dtype)
     s_inside, s_outside = decode(signs, dloss.dtype)
     scale = dloss / signs.numel()
@@ -57,7 +57,7 @@ def backward(
 def mask_backward(
     dloss: Tensor, hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor
 ) -> Tensor:
-    """dm = c(sign(m)|h − g| − sign(1 − m)|h − a|), summed over the channels that share a mask value."""
+    """dm = c(sign(m)|h − g| − sign(1 − m)|h − a|), summed over channels that share the mask."""
     h, g, a, m = (t.to(dloss.dtype) for t in (hybrid, inside, outside, mask))
     dm = (dloss / hybrid.numel()) * (m.sign() * (h - g).abs() - (1 - m).sign() * (h - a).abs())
     return (dm.sum(1, keepdim=True) if mask.shape[1] != hybrid.shape[1] else dm).to(mask.dtype)
