@@ -1,0 +1,23 @@
+"""The one kind of error that is the user's to mend: bad input, told in one sentence."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Input that cannot be used. The message is one sentence: what was expected, what came."""
+
+
+def reports_user_errors(main: Callable) -> Callable:
+    """Makes a command's `main` end a UserError as one sentence on stderr and exit status 2."""
+
+    @functools.wraps(main)
+    def wrapped(*arguments, **keywords):
+        try:
+            return main(*arguments, **keywords)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return wrapped
