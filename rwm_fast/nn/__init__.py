@@ -1,0 +1,1 @@
+"""Floor 2: layers and blocks, in the manners of torch.nn."""
