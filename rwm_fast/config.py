@@ -223,6 +223,7 @@ class TrainConfig:
     seed: int = 0  # ours: of everything random
     log_kimg: float = 1.0  # ours: kimg between log lines
     sample_kimg: float = 100.0  # ours: kimg between picture grids
+    sample_seconds: float = 0.0  # ours: a grid at least this often, 0 = sample_kimg alone
     checkpoint_kimg: float = 500.0  # ours: kimg between checkpoints
     keep_checkpoints: int = 2  # ours: older ones are removed, 0 = keep all
 
@@ -356,7 +357,8 @@ PRESETS: dict[str, Config] = {
                           quick_reconstruction_fraction=1.0, learning_rate=3e-3,
                           betas=(0.5, 0.99), second_part_gain=0.5, lazy_r1_correction=False,
                           decay_fraction=0.2, ema_half_life_kimg=1.1, ema_rampup=0.08,
-                          sample_kimg=4.0, checkpoint_kimg=8.0)),
+                          log_kimg=0.4, sample_kimg=20.0, sample_seconds=20.0,
+                          checkpoint_kimg=8.0)),
 }
 
 
