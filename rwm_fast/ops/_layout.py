@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether a [N, C, H, W] tensor is dense in channels_last order and not in the default order too."""
+    """Whether a [N, C, H, W] tensor is dense in channels_last order only."""
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -1,0 +1,69 @@
+"""The registered operators behind crop_patches; knows no backend.
+
+The crop A is linear in the image, so its derivative is its adjoint Aᵀ, and the derivative of Aᵀ is
+A: two operators give every order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rwm_fast.ops import _dispatch
+from rwm_fast.ops._registry import register
+from rwm_fast.ops.crop_patches.reference import empty_image, empty_patches
+
+OP = "crop_patches"
+
+# ---- rwm_fast::crop_patches
+
+
+def _forward(image: Tensor, boxes: Tensor, size: int) -> Tensor:
+    return _dispatch.choose(OP, (image, boxes)).forward(image, boxes, size)
+
+
+def _save_forward(ctx, inputs, output) -> None:
+    image, boxes, _ = inputs
+    ctx.height, ctx.width = image.shape[2:]
+    ctx.save_for_backward(boxes)
+
+
+def _forward_derivative(ctx, dpatches: Tensor):
+    (boxes,) = ctx.saved_tensors
+    dimage = torch.ops.rwm_fast.crop_patches_adjoint(dpatches, boxes, ctx.height, ctx.width)
+    return dimage, None, None
+
+
+register(
+    "crop_patches(Tensor image, Tensor boxes, SymInt size) -> Tensor",
+    _forward,
+    empty_patches,
+    backward=_forward_derivative,
+    setup_context=_save_forward,
+)
+
+# ---- rwm_fast::crop_patches_adjoint
+
+
+def _adjoint(dpatches: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    return _dispatch.choose(OP, (dpatches, boxes)).adjoint(dpatches, boxes, height, width)
+
+
+def _save_adjoint(ctx, inputs, output) -> None:
+    dpatches, boxes, _, _ = inputs
+    ctx.size = dpatches.shape[-1]
+    ctx.save_for_backward(boxes)
+
+
+def _adjoint_derivative(ctx, d_dimage: Tensor):
+    (boxes,) = ctx.saved_tensors
+    return torch.ops.rwm_fast.crop_patches(d_dimage, boxes, ctx.size), None, None, None
+
+
+register(
+    "crop_patches_adjoint(Tensor dpatches, Tensor boxes, SymInt height, SymInt width) -> Tensor",
+    _adjoint,
+    lambda dpatches, boxes, height, width: empty_image(dpatches, height, width),
+    backward=_adjoint_derivative,
+    setup_context=_save_adjoint,
+)
