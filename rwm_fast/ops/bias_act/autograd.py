@@ -1,0 +1,102 @@
+"""The registered operators behind bias_act and their derivative formulas; knows no backend.
+
+The backward operator reads the slope from the sign of the stored y and the clamp from its size. It
+is linear in dy and its adjoint is itself, so every order of derivative exists. In y it is constant
+almost everywhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rwm_fast.ops import _dispatch, _layout
+from rwm_fast.ops._check import accumulator
+from rwm_fast.ops._registry import register
+from rwm_fast.ops.bias_act.reference import along_channels
+
+OP = "bias_act"
+
+# ---- rwm_fast::bias_act
+
+
+def _forward(x, bias, activation, slope, gain, clamp):
+    backend = _dispatch.choose(OP, (x, bias), activation=activation)
+    return backend.forward(x, bias, activation, slope, gain, clamp)
+
+
+def _forward_fake(x, bias, activation, slope, gain, clamp):
+    return _layout.empty(x, x.shape)
+
+
+def _save_forward(ctx, inputs, output) -> None:
+    _, bias, *ctx.settings = inputs
+    activation, _, _, clamp = ctx.settings
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    # a linear layer's derivative does not look at y: spare the memory
+    ctx.save_for_backward(None if activation == "linear" and clamp is None else output)
+
+
+def _forward_derivative(ctx, dy: Tensor):
+    (y,) = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:2])
+    dx, dbias = torch.ops.rwm_fast.bias_act_backward(dy, y, *ctx.settings, needs)
+    return (
+        dx if needs[0] else None,
+        dbias.to(ctx.bias_dtype) if needs[1] else None,
+        *[None] * 4,
+    )
+
+
+register(
+    "bias_act(Tensor x, Tensor? bias, str activation, float slope, float gain, float? clamp)"
+    " -> Tensor",
+    _forward,
+    _forward_fake,
+    backward=_forward_derivative,
+    setup_context=_save_forward,
+)
+
+# ---- rwm_fast::bias_act_backward
+
+
+def _backward(dy, y, activation, slope, gain, clamp, needs):
+    backend = _dispatch.choose(OP, (dy, y), activation=activation)
+    return backend.backward(dy, y, activation, slope, gain, clamp, needs)
+
+
+def _backward_fake(dy, y, activation, slope, gain, clamp, needs):
+    wide = accumulator(dy.dtype)
+    dx = _layout.empty(dy if y is None else y, dy.shape) if needs[0] else dy.new_empty(0)
+    return dx, dy.new_empty(dy.shape[1] if needs[1] else 0, dtype=wide)
+
+
+def _save_backward(ctx, inputs, output) -> None:
+    dy, y, *ctx.settings, _ = inputs
+    ctx.shape, ctx.dtype = dy.shape, dy.dtype
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(y)
+
+
+def _backward_derivative(ctx, u: Tensor | None, v: Tensor | None):
+    """With cotangents u of dx and v of dbias: d_dy is the same operator applied to u + v."""
+    (y,) = ctx.saved_tensors
+    cotangent = u if u is not None and u.numel() else None
+    if v is not None and v.numel():
+        v = along_channels(v.to(ctx.dtype), len(ctx.shape))
+        cotangent = v.expand(ctx.shape) if cotangent is None else cotangent + v
+    if cotangent is None:
+        return (None,) * 7
+    op = torch.ops.rwm_fast.bias_act_backward
+    d_dy, _ = op(cotangent, y, *ctx.settings, [True, False])
+    return d_dy, *[None] * 6
+
+
+register(
+    "bias_act_backward(Tensor dy, Tensor? y, str activation, float slope, float gain,"
+    " float? clamp, bool[] needs) -> (Tensor dx, Tensor dbias)",
+    _backward,
+    _backward_fake,
+    backward=_backward_derivative,
+    setup_context=_save_backward,
+)
