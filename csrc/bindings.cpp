@@ -1,4 +1,5 @@
-// The CPU module rwm_fast._C: settings shared by all kernels, then every operator's own functions (common/registry.h).
+// The CPU module rwm_fast._C: settings shared by all kernels, then every operator's own functions
+// (common/registry.h).
 #include <cstdint>
 #include <string>
 
@@ -23,7 +24,8 @@ Isa isa_named(const std::string& name) {
   return Isa::baseline;
 }
 
-// Addresses of torch_parallel_for and torch_get_num_threads; 0 runs every loop in the calling thread.
+// Addresses of torch_parallel_for and torch_get_num_threads; 0 runs every loop in the calling
+// thread.
 void set_thread_pool(Pointer run, Pointer count) {
   thread_pool().run = reinterpret_cast<TorchParallelFor>(run);
   thread_pool().count = reinterpret_cast<TorchGetNumThreads>(count);
@@ -39,7 +41,8 @@ py::dict features() {
   return d;
 }
 
-// For tests of parallel.h: how [0, size) was cut (one owner per item), and that an exception inside a loop comes out whole.
+// For tests of parallel.h: how [0, size) was cut (one owner per item), and that an exception inside
+// a loop comes out whole.
 std::int64_t parallel_probe(std::int64_t size, std::int64_t grain, std::int64_t throw_at) {
   std::atomic<std::int64_t> visited{0};
   parallel_for(0, size, grain, [&](std::int64_t begin, std::int64_t end) {

@@ -1,5 +1,6 @@
-// Argument checks that become a Python ValueError with a sentence. The Python side has checked shapes, dtypes and devices
-// before a pointer is taken; these checks guard what only the kernel knows.
+// Argument checks that become a Python ValueError with a sentence. The Python side has checked
+// shapes, dtypes and devices before a pointer is taken; these checks guard what only the kernel
+// knows.
 #pragma once
 
 #include <sstream>

@@ -1,4 +1,5 @@
-// Element types: the codes Python passes, 16-bit storage types with their conversions, and the accumulation type of each.
+// Element types: the codes Python passes, 16-bit storage types with their conversions, and the
+// accumulation type of each.
 #pragma once
 
 #include <cstdint>
@@ -19,14 +20,16 @@ inline To bit_cast(const From& from) {
   return to;
 }
 
-// Conversions are written without branches, so that a loop over them vectorises at any instruction set.
+// Conversions are written without branches, so that a loop over them vectorises at any instruction
+// set.
 struct bf16 {
   std::uint16_t bits;
 
   bf16() = default;
   bf16(float value) {
     const auto u = bit_cast<std::uint32_t>(value);
-    const std::uint32_t rounded = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;  // to nearest, ties to even
+    const std::uint32_t rounded =
+        (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;  // to nearest, ties to even
     bits = static_cast<std::uint16_t>(value != value ? 0x7FC0u : rounded);
   }
   operator float() const { return bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
@@ -40,7 +43,8 @@ struct f16 {
     const auto u = bit_cast<std::uint32_t>(value);
     const std::uint32_t sign = (u >> 16) & 0x8000u, magnitude = u & 0x7FFFFFFFu;
     // Exponent rebias by 127 - 15, then round the 13 dropped bits to nearest, ties to even.
-    const std::uint32_t normal = (magnitude - (112u << 23) + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
+    const std::uint32_t normal =
+        (magnitude - (112u << 23) + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
     // Below 2^-14: adding 0.5 leaves the rounded half mantissa in the low bits of the sum.
     const std::uint32_t subnormal =
         bit_cast<std::uint32_t>(bit_cast<float>(magnitude) + 0.5f) - bit_cast<std::uint32_t>(0.5f);
@@ -52,22 +56,30 @@ struct f16 {
   operator float() const {
     const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
     // The half's exponent and mantissa read as a float are 2^112 too small, subnormals included.
-    const float scaled = bit_cast<float>(static_cast<std::uint32_t>(bits & 0x7FFFu) << 13) * bit_cast<float>(239u << 23);
-    const std::uint32_t special = (bits & 0x7C00u) == 0x7C00u ? 0x7F800000u : 0u;  // infinity and NaN
+    const float scaled = bit_cast<float>(static_cast<std::uint32_t>(bits & 0x7FFFu) << 13) *
+                         bit_cast<float>(239u << 23);
+    const std::uint32_t special =
+        (bits & 0x7C00u) == 0x7C00u ? 0x7F800000u : 0u;  // infinity and NaN
     return bit_cast<float>(bit_cast<std::uint32_t>(scaled) | special | sign);
   }
 };
 
 // Sums run in float32 or better.
 template <class T>
-struct accumulate { using type = float; };
+struct accumulate {
+  using type = float;
+};
 template <>
-struct accumulate<double> { using type = double; };
+struct accumulate<double> {
+  using type = double;
+};
 template <class T>
 using accumulate_t = typename accumulate<T>::type;
 
 template <class T>
-struct TypeTag { using type = T; };
+struct TypeTag {
+  using type = T;
+};
 
 // dispatch(dtype, "masked_l1", [&](auto tag) { using T = typename decltype(tag)::type; ... });
 template <class F>

@@ -28,7 +28,8 @@ Isa detected_isa() {
 Isa isa() { return static_cast<Isa>(chosen().load(std::memory_order_relaxed)); }
 
 void set_isa(Isa value) {
-  check(value <= detected_isa(), "set_isa: this CPU has no ", value == Isa::avx512 ? "AVX-512" : "AVX2");
+  check(value <= detected_isa(), "set_isa: this CPU has no ",
+        value == Isa::avx512 ? "AVX-512" : "AVX2");
   chosen().store(static_cast<int>(value), std::memory_order_relaxed);
 }
 

@@ -1,8 +1,9 @@
 // Loops on torch's own thread pool.
 //
-// torch_parallel_for is a stable C function of torch >= 2.10. Python hands over its address when it loads the module, so nothing
-// here links torch or OpenMP: a second thread pool would fight with torch's and can hang a forked worker. Without the address every loop
-// runs in the calling thread, with the same results.
+// torch_parallel_for is a stable C function of torch >= 2.10. Python hands over its address when it
+// loads the module, so nothing here links torch or OpenMP: a second thread pool would fight with
+// torch's and can hang a forked worker. Without the address every loop runs in the calling thread,
+// with the same results.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@
 namespace rwm {
 
 using ParallelBody = void (*)(std::int64_t begin, std::int64_t end, void* context);
-using TorchParallelFor = std::int32_t (*)(std::int64_t begin, std::int64_t end, std::int64_t grain, ParallelBody, void* context);
+using TorchParallelFor = std::int32_t (*)(std::int64_t begin, std::int64_t end, std::int64_t grain,
+                                          ParallelBody, void* context);
 using TorchGetNumThreads = std::int32_t (*)(std::uint32_t* count);
 
 struct ThreadPool {
@@ -32,8 +34,9 @@ inline std::int64_t num_threads() {
   return std::max<std::int64_t>(1, count);
 }
 
-// Calls f(begin, end) on pieces of [begin, end) of at least `grain` items. The pieces depend on the number of threads: for a sum
-// that must not, use parallel_chunks. An exception in f reaches the caller after all pieces have ended.
+// Calls f(begin, end) on pieces of [begin, end) of at least `grain` items. The pieces depend on the
+// number of threads: for a sum that must not, use parallel_chunks. An exception in f reaches the
+// caller after all pieces have ended.
 template <class F>
 void parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain, const F& f) {
   if (begin >= end) return;
@@ -55,15 +58,19 @@ void parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain, cons
       if (!c.failed.exchange(true)) c.error = std::current_exception();
     }
   };
-  const std::int32_t status = thread_pool().run(begin, end, std::max<std::int64_t>(1, grain), body, &context);
+  const std::int32_t status =
+      thread_pool().run(begin, end, std::max<std::int64_t>(1, grain), body, &context);
   if (context.error) std::rethrow_exception(context.error);
   if (status != 0) f(begin, end);  // the pool could not start: no piece has run
 }
 
-inline std::int64_t num_chunks(std::int64_t size, std::int64_t chunk) { return (size + chunk - 1) / chunk; }
+inline std::int64_t num_chunks(std::int64_t size, std::int64_t chunk) {
+  return (size + chunk - 1) / chunk;
+}
 
-// Calls f(index, begin, end) for each chunk of `chunk` items of [0, size). Chunks do not depend on the number of threads, so per-chunk
-// partial sums added up in index order are bitwise repeatable. `grain` counts chunks.
+// Calls f(index, begin, end) for each chunk of `chunk` items of [0, size). Chunks do not depend on
+// the number of threads, so per-chunk partial sums added up in index order are bitwise repeatable.
+// `grain` counts chunks.
 template <class F>
 void parallel_chunks(std::int64_t size, std::int64_t chunk, const F& f, std::int64_t grain = 1) {
   parallel_for(0, num_chunks(size, chunk), grain, [&](std::int64_t first, std::int64_t last) {

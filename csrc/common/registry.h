@@ -5,6 +5,11 @@
 // Registration is by static object, so a new file in csrc/<op>/ needs no edit anywhere else.
 #pragma once
 
+#if defined(__CUDACC__)
+#error \
+    "nvcc reads pybind11 once for each GPU target, a minute a file: bind in csrc/<op>/cuda_bindings.cpp"
+#endif
+
 #include <pybind11/pybind11.h>
 
 namespace rwm {
@@ -22,7 +27,8 @@ class Registration {
   }
 
  private:
-  // A function-local static exists before any file's registrations run, whatever order the linker chose.
+  // A function-local static exists before any file's registrations run, whatever order the linker
+  // chose.
   static Registration*& first() {
     static Registration* head = nullptr;
     return head;
@@ -34,7 +40,7 @@ class Registration {
 
 }  // namespace rwm
 
-#define RWM_BIND(op)                                              \
-  static void rwm_bind_##op(::pybind11::module_& m);              \
+#define RWM_BIND(op)                                               \
+  static void rwm_bind_##op(::pybind11::module_& m);               \
   static ::rwm::Registration rwm_registration_##op(rwm_bind_##op); \
   static void rwm_bind_##op(::pybind11::module_& m)

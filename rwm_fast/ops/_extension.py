@@ -77,7 +77,7 @@ def load_cuda() -> Extension:
 
 def _load(name: str, part: str) -> Extension:
     module = f"rwm_fast.{name}"
-    # Found but not importable (a missing library, another Python's file) is not the same as not built.
+    # Found but not importable (a missing library, another Python's file) is not "not built".
     if importlib.util.find_spec(module) is None:
         status = build_info()[part]
         return Extension(None, f"{name} is {status}", broken=status.startswith("built"))
