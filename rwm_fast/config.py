@@ -254,6 +254,11 @@ class Config:
     mask: MaskConfig = field(default_factory=MaskConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self):
+        size, resize = self.model.image_size, self.data.resize
+        _require(not self.data.sources or resize >= size,
+                 f"data.resize must be at least model.image_size {size}, got {resize}")
+
     def to_json(self, indent: int | None = 2) -> str:
         """JSON text that `from_json` turns back into an equal Config."""
         return json.dumps(dataclasses.asdict(self), indent=indent)
