@@ -1,0 +1,146 @@
+"""The two claims as numbers: the swap goes to the style, the edit stays in its region.
+
+On pairs with a known answer (landscapes) errors are distances to the true picture, always beside
+those of doing nothing and of Reinhard colour transfer. On photos there is no such answer; what is
+left is how far pictures move, what changes outside the region, and what the encoder sees again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rwm_fast.metrics import scores
+from rwm_fast.metrics.reinhard import transfer_colors
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Held-out pictures: row k asks to repaint content[k] in the style of style[k]."""
+
+    content: Tensor  # [N, 3, H, W] in [-1, 1]
+    style: Tensor  # [N, 3, H, W]
+    mask: Tensor  # [N, 1, H, W], 1 = the region of the edit
+    truth: Tensor | None = None  # [N, 3, H, W], content[k] truly in the style of style[k]
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def first(self, count: int) -> Pairs:
+        truth = None if self.truth is None else self.truth[:count]
+        return Pairs(self.content[:count], self.style[:count], self.mask[:count], truth)
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What a model makes of Pairs, on the CPU, in float32, clamped to [-1, 1]."""
+
+    reconstructed: Tensor  # [N, 3, H, W]
+    swapped: Tensor  # [N, 3, H, W]
+    edited: Tensor  # [N, 3, H, W]
+    content_codes: Tensor  # [N, C, h, w] of the content references
+    content_styles: Tensor  # [N, D] of the content references
+    styles: Tensor  # [N, D] of the style references
+    swapped_content_codes: Tensor  # [N, C, h, w] of the swaps
+    swapped_styles: Tensor  # [N, D] of the swaps
+
+
+@torch.no_grad()
+def paint(encoder: nn.Module, generator: nn.Module, pairs: Pairs, batch: int = 32) -> Painted:
+    """Reconstruction, swap and region edit of every pair, without noise maps."""
+    device = next(generator.parameters()).device
+    rows = []
+    for start in range(0, len(pairs), batch):
+        content, style, mask = (t[start : start + batch].to(device)
+                                for t in (pairs.content, pairs.style, pairs.mask))
+        code, own_style = encoder(content)  # [n, C, h, w], [n, D]
+        style_code = encoder.style(style)  # [n, D]
+        both = torch.stack((own_style, style_code), dim=1)  # [n, 2, D]
+        regions = torch.cat((1 - mask, mask), dim=1)  # [n, 2, H, W]
+        images = [generator(code, own_style, noise="none"),
+                  generator(code, style_code, noise="none"),
+                  generator(code, both, regions, noise="none")]
+        images = [image.float().clamp(-1, 1) for image in images]
+        codes = (code, own_style, style_code, *encoder(images[1]))
+        rows.append([t.float().cpu() for t in (*images, *codes)])
+    return Painted(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+def score(pairs: Pairs, painted: Painted) -> dict[str, float]:
+    """Every number of the report, by name. Distances are mean absolute values on [-1, 1]."""
+    p, content, swapped = painted, pairs.content, painted.swapped
+    result = {
+        "reconstruction_l1": scores.l1(p.reconstructed, content),
+        "reconstruction_psnr": scores.psnr(p.reconstructed, content),
+        "swap_from_content": scores.l1(swapped, content),  # how far the swap moves
+        "style_cosine_apart": scores.style_cosine(p.content_styles, p.styles),  # 1 = styles say nothing
+        "style_cosine_match": scores.style_cosine(p.swapped_styles, p.styles),
+        "content_retention": F.cosine_similarity(p.swapped_content_codes, p.content_codes).mean().item(),
+    }
+    details = {"": (swapped, p.edited),
+               "_detail": tuple(scores.keep_detail(content, y, p.reconstructed)
+                                for y in (swapped, p.edited))}
+    for suffix, (_, edited) in details.items():
+        result |= {name + suffix: value for name, value in _outside(pairs, p, edited).items()}
+    if pairs.truth is not None:
+        result |= _against_truth(pairs, details)
+    return result
+
+
+def _outside(pairs: Pairs, p: Painted, edited: Tensor) -> dict[str, float]:
+    """Change outside the region, against the picture itself and against its reconstruction."""
+    outside, far = 1 - pairs.mask, scores.far_outside(pairs.mask)
+    return {
+        "outside": scores.region_l1(edited, pairs.content, outside),
+        "outside_far": scores.region_l1(edited, pairs.content, far),
+        "outside_leak": scores.region_l1(edited, p.reconstructed, outside),
+        "outside_leak_far": scores.region_l1(edited, p.reconstructed, far),
+    }
+
+
+def _against_truth(pairs: Pairs, details: dict) -> dict[str, float]:
+    """Distance to the true picture: whole for swaps, inside the mask for edits."""
+    truth, mask = pairs.truth, pairs.mask
+    colors = transfer_colors(pairs.content, pairs.style)
+    nothing = scores.l1(pairs.content, truth)
+    inside_nothing = scores.region_l1(pairs.content, truth, mask)
+    rows = {"reinhard": (colors, colors)}
+    rows |= {"model" + suffix: images for suffix, images in details.items()}
+    result = {"swap_nothing": nothing, "inside_nothing": inside_nothing}
+    for row, (swapped, edited) in rows.items():
+        swap, inside = scores.l1(swapped, truth), scores.region_l1(edited, truth, mask)
+        suffix = row.removeprefix("model") if row != "reinhard" else "_reinhard"
+        result |= {"swap" + suffix: swap, "inside" + suffix: inside,
+                   "swap_closer" + suffix: scores.closer(swap, nothing),
+                   "inside_closer" + suffix: scores.closer(inside, inside_nothing)}
+    result["swap_moved"] = scores.l1(details[""][0], pairs.content) / nothing if nothing else math.nan
+    return result
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One line of the pass mark."""
+
+    text: str
+    passed: bool
+
+
+def gate(result: dict[str, float], quick: bool) -> Iterator[Gate]:
+    """The pass mark on landscapes. A quick run is asked one thing: half of the way to the truth."""
+    def line(name: str, rule: str, holds: Callable[[float], bool]) -> Gate:
+        return Gate(f"{name} {result[name]:.3f} ({rule})", holds(result[name]))
+
+    if quick:
+        yield line("swap_closer", "at least 0.50", lambda v: v >= 0.50)
+        return
+    yield line("reconstruction_l1", "at most 0.070", lambda v: v <= 0.07)
+    for name in ("swap", "inside"):
+        reinhard = result[f"{name}_closer_reinhard"]
+        yield line(f"{name}_closer", "at least 0.65", lambda v: v >= 0.65)
+        yield line(f"{name}_closer", f"above Reinhard's {reinhard:.3f}", lambda v, r=reinhard: v > r)
+    yield line("outside_detail", "at most 0.030", lambda v: v <= 0.03)

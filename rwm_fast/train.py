@@ -1,0 +1,91 @@
+"""Train: `python -m rwm_fast.train` runs the demo, `--data PHOTOS --preset paper-256` your photos.
+
+Running the same command again goes on where it stopped. Ctrl-C saves first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import tyro
+
+from rwm_fast.config import PRESETS, Config, preset
+from rwm_fast.errors import UserError, reports_user_errors
+
+# Short names of settings; every other one has the long form --section.field.
+SHORT = {"--data": "--data.sources", "--precision": "--train.precision",
+         "--device": "--train.device", "--seed": "--train.seed", "--batch": "--train.batch",
+         "--kimg": "--train.kimg", "--seconds": "--train.seconds"}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: PRESETS["demo"])
+    out: str = ""  # run folder; empty = runs/PRESET, or runs/PRESET-quick
+    quick: bool = False  # the two-minute form of the preset
+    dry_run: bool = False  # print settings, parameter counts and memory, then stop
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Arguments from a command line; UserError for what does not fit a setting."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--preset", default="demo")
+    first.add_argument("--quick", action="store_true")
+    try:
+        start, _ = first.parse_known_args(argv)
+        base = preset(start.preset)
+        base = base.quick() if start.quick else base
+    except (argparse.ArgumentError, ValueError) as error:
+        raise UserError(str(error)) from None
+    long = [_lengthen(word) for word in argv]
+    given = {word.split("=")[0] for word in long}
+    if "--train.kimg" in given and "--train.seconds" not in given:  # images, then, not time
+        base = replace(base, train=replace(base.train, seconds=0.0))
+    return _parse_settings(long, base)
+
+
+def _lengthen(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return SHORT.get(name, name) + equals + value
+
+
+def _parse_settings(argv: list[str], base: Config) -> Arguments:
+    """The command line over a preset, read by a parser generated from the dataclasses."""
+    names = ", ".join(f"{short} = {long}" for short, long in SHORT.items())
+    described = f"{__doc__}\nPresets: {', '.join(PRESETS)}. Short names: {names}."
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(Arguments, args=argv, default=Arguments(config=base),
+                            prog="python -m rwm_fast.train", description=described)
+    except SystemExit as stop:
+        if stop.code:
+            raise UserError(one_sentence(complaint.getvalue())) from None
+        raise
+
+
+def one_sentence(box: str) -> str:
+    """The first paragraph of the parser's framed message, without the frame."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    paragraph = re.split(r"\n{2,}", "\n".join(lines[1:]).strip())[0]
+    return " ".join(paragraph.split()).rstrip(".") + " (see --help)"
+
+
+@reports_user_errors
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    print(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

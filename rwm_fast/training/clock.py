@@ -1,0 +1,47 @@
+"""How far a run is: by images seen, or by a budget of seconds that slow machines keep too."""
+
+import time
+
+from rwm_fast.config import TrainConfig
+
+
+class Clock:
+    """Progress from 0 to 1 and seconds spent, kept across resumes.
+
+    With `config.seconds` > 0 progress is the share of that time, so a slow machine does fewer steps
+    of the same schedule; it is also done when `config.kimg` is reached. Otherwise progress is the
+    share of `config.kimg`, and the same seed gives the same run.
+    """
+
+    def __init__(self, config: TrainConfig, now=time.monotonic):
+        self.config, self._now = config, now
+        self._before = 0.0  # seconds of earlier sittings
+        self._started = now()
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds spent on this run so far, everything included."""
+        return self._before + self._now() - self._started
+
+    def progress(self, nimg: int) -> float:
+        by_images = nimg / (self.config.kimg * 1000)
+        if not self.config.seconds:
+            return min(by_images, 1.0)
+        return min(max(self.seconds / self.config.seconds, by_images), 1.0)
+
+    def done(self, nimg: int) -> bool:
+        return self.progress(nimg) >= 1
+
+    def remaining(self, nimg: int, images_per_second: float) -> float:
+        """Seconds left at the present speed."""
+        left = max(self.config.kimg * 1000 - nimg, 0) / max(images_per_second, 1e-9)
+        if self.config.seconds:
+            left = min(left, max(self.config.seconds - self.seconds, 0))
+        return left
+
+    def state_dict(self) -> dict:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict) -> None:
+        # This sitting counts from the process's start; loading adds the earlier ones.
+        self._before = state["seconds"]

@@ -1,0 +1,156 @@
+"""The loop: time, logs, pictures, checkpoints. It knows nothing of the method."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rwm_fast.config import TrainConfig
+from rwm_fast.training.checkpoint import Checkpoints
+from rwm_fast.training.clock import Clock
+from rwm_fast.training.progress import Progress
+from rwm_fast.training.stats import JsonLines, NotFiniteError, Stats
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    def step(self, image: Tensor, nimg: int, progress: float,
+             random: torch.Generator) -> dict[str, Tensor]: ...
+    def facts(self) -> dict[str, float]: ...
+    def broken_parameter(self) -> str | None: ...
+    def state(self) -> dict: ...
+
+
+class Snapshots(Protocol):
+    """What is looked at now and then: pictures, scores, exported weights."""
+
+    def sample(self, nimg: int) -> dict[str, float]: ...
+    def export(self) -> None: ...
+
+
+class Loop:
+    """Runs a task until the clock says done or the user stops it."""
+
+    def __init__(self, task: Task, snapshots: Snapshots, config: TrainConfig, clock: Clock,
+                 checkpoints: Checkpoints, log: JsonLines, progress: Progress,
+                 device: torch.device):
+        self.task, self.snapshots, self.config, self.clock = task, snapshots, config, clock
+        self.checkpoints, self.log, self.progress = checkpoints, log, progress
+        self.device, self.stats = device, Stats()
+        self.nimg = 0
+        self.saved: Path | None = None
+
+    def resume(self) -> bool:
+        """Go on from the newest whole checkpoint; False if there is none."""
+        nimg = self.checkpoints.load_latest({**self.task.state(), "clock": self.clock})
+        if nimg is None:
+            return False
+        self.nimg, self.saved = nimg, self.checkpoints.paths()[-1]
+        self.log.keep_until(nimg)
+        return True
+
+    def run(self, batches: Iterator[Tensor]) -> bool:
+        """Train; True when the run is done, False when it was stopped. Both ways it is saved."""
+        config, sampled, working, since = self.config, self.clock.seconds, 0.0, self.nimg
+        with StopSignal() as stop, self.progress:
+            while not (self.clock.done(self.nimg) or stop.asked):
+                begun = time.monotonic()
+                image = next(batches).to(self.device, non_blocking=True)
+                random = step_generator(config.seed, self.nimg, self.device)
+                before, progress = self.nimg, self.clock.progress(self.nimg)
+                self.stats.add(self.task.step(image, self.nimg, progress, random))
+                self.nimg += len(image)
+                working += time.monotonic() - begun
+                rate = (self.nimg - since) / max(working, 1e-9)
+                self.progress.show(self.nimg, self.clock, rate)
+                crosses = lambda kimg, a=before: self.nimg // (kimg * 1000) > a // (kimg * 1000)
+                if crosses(config.log_kimg):
+                    self.tick(rate)
+                    working, since = 0.0, self.nimg
+                waited = self.clock.seconds - sampled
+                if crosses(config.sample_kimg) or 0 < config.sample_seconds <= waited:
+                    self.sample()
+                    sampled = self.clock.seconds
+                if crosses(config.checkpoint_kimg):
+                    self.save()
+            done = self.clock.done(self.nimg)
+            self.save()
+        return done
+
+    def tick(self, rate: float = 0.0) -> None:
+        """Means since the last tick, to the log and the status line."""
+        try:
+            losses = self.stats.collect()
+        except NotFiniteError as error:
+            raise self.failure(str(error)) from None
+        if not losses:
+            return
+        memory = {}
+        if self.device.type == "cuda":
+            memory = {"memory_gib": torch.cuda.max_memory_allocated(self.device) / 2**30}
+        record = {"nimg": self.nimg, "seconds": self.clock.seconds, "images_per_second": rate}
+        self.log.append(record | self.task.facts() | memory
+                        | {f"loss/{name}": value for name, value in losses.items()})
+        self.progress.losses(losses, self.nimg, self.clock, rate)
+
+    def sample(self) -> None:
+        scores = self.snapshots.sample(self.nimg)
+        self.log.append({"nimg": self.nimg, "seconds": self.clock.seconds}
+                        | {f"score/{name}": value for name, value in scores.items()})
+        self.progress.scores(scores, self.nimg)
+
+    def save(self) -> None:
+        """A checkpoint and the exported weights, unless a loss or a parameter is not finite."""
+        self.tick()
+        broken = self.task.broken_parameter()
+        if broken:
+            raise self.failure(f"the parameter {broken} is not finite")
+        state = {**self.task.state(), "clock": self.clock}
+        self.saved = self.checkpoints.save(self.nimg, state)
+        self.snapshots.export()
+
+    def failure(self, what: str) -> NotFiniteError:
+        kept = f"the last good state is {self.saved}" if self.saved else "nothing was saved yet"
+        return NotFiniteError(
+            f"training stopped after {self.nimg / 1000:.3f} kimg: {what}; {kept}; lower the "
+            f"learning rates, or try --precision fp32")
+
+
+def step_generator(seed: int, nimg: int, device: torch.device) -> torch.Generator:
+    """Random numbers of one step, a function of (seed, images seen) alone: a resumed run draws
+    what the uninterrupted one would have drawn."""
+    digest = hashlib.blake2b(f"{seed}:{nimg}".encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+class StopSignal:
+    """Within the block Ctrl-C (or a polite kill) asks for a stop after the current step; a second
+    one stops at once."""
+
+    def __init__(self):
+        self.asked = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

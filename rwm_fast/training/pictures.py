@@ -1,0 +1,80 @@
+"""Picture grids and curves of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from rwm_fast.metrics.evaluate import Painted, Pairs
+from rwm_fast.metrics.reinhard import transfer_colors
+from rwm_fast.metrics.scores import keep_detail
+
+TILE = 128  # px, least side of a picture in a grid: small ones are enlarged without smoothing
+LABEL = 150  # px, width of the row names
+
+
+def grid_rows(pairs: Pairs, painted: Painted) -> dict[str, Tensor]:
+    """Rows of images [N, 3, H, W] by name. "kept detail" is ours: content + edit - reconstruction."""
+    kept = lambda image: keep_detail(pairs.content, image, painted.reconstructed)
+    rows = {"content": pairs.content, "style": pairs.style,
+            "reconstruction": painted.reconstructed, "swap": painted.swapped,
+            "swap, kept detail": kept(painted.swapped)}
+    if pairs.truth is not None:
+        rows["truth"] = pairs.truth
+    rows["Reinhard"] = transfer_colors(pairs.content, pairs.style)
+    rows["mask"] = pairs.mask.expand_as(pairs.content) * 2 - 1
+    rows["region edit"] = painted.edited
+    rows["edit, kept detail"] = kept(painted.edited)
+    return rows
+
+
+def save_grid(rows: dict[str, Tensor], path: Path) -> None:
+    """One row of pictures per entry, its name at the left, as PNG."""
+    images = torch.stack(list(rows.values())).clamp(-1, 1)  # [R, N, 3, H, W]
+    factor = max(1, -(-TILE // images.shape[-1]))
+    images = images.repeat_interleave(factor, 3).repeat_interleave(factor, 4)
+    height = images.shape[3]
+    sheet = images.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # [R·H, N·W, 3]
+    sheet = Image.fromarray(((sheet + 1) * 127.5).round().byte().cpu().numpy())
+    page = Image.new("RGB", (LABEL + sheet.width, sheet.height), "white")
+    page.paste(sheet, (LABEL, 0))
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=15)
+    for k, name in enumerate(rows):
+        draw.text((8, k * height + height // 2), name, fill="black", anchor="lm", font=font)
+    page.save(path)
+
+
+def save_curves(records: list[dict], path: Path) -> None:
+    """Losses and scores over images seen, from the records of log.jsonl."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed at the end
+    from matplotlib.figure import Figure
+
+    panels = [("loss, painters", _series(records, "loss/", lambda n: not n.startswith(("d_", "r1")))),
+              ("loss, judges", _series(records, "loss/", lambda n: n.startswith(("d_", "r1")))),
+              ("scores", _series(records, "score/", lambda n: True))]
+    panels = [(title, series) for title, series in panels if series]
+    if not panels:
+        return
+    figure = Figure(figsize=(7 * len(panels), 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, series) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+        for name, points in sorted(series.items()):
+            axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else "")
+        axes.set(title=title, xlabel="kimg", ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def _series(records: list[dict], prefix: str, wanted) -> dict[str, list[tuple[float, float]]]:
+    """(kimg, value) by name, for names that start with `prefix` and are wanted."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        for key, value in record.items():
+            if key.startswith(prefix) and wanted(name := key.removeprefix(prefix)):
+                series.setdefault(name, []).append((record["nimg"] / 1000, value))
+    return series

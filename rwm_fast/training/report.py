@@ -1,0 +1,106 @@
+"""What a run shows: picture grids and scores on the way, a report at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rwm_fast.config import Config
+from rwm_fast.metrics.evaluate import Pairs, gate, paint, score
+from rwm_fast.models import save_weights
+from rwm_fast.training.checkpoint import write_whole
+from rwm_fast.training.pictures import grid_rows, save_curves, save_grid
+from rwm_fast.training.run_folder import RunFolder
+
+COLUMNS = 10  # pictures a row of the grid
+SAMPLE_PAIRS = 48  # scored at every grid; enough to see the trend, cheap enough to do often
+SHOWN = ("reconstruction_l1", "swap_closer", "inside_closer", "swap_moved", "outside_leak",
+         "style_cosine_apart")
+
+
+class Snapshots:
+    """Pictures, scores and weights of averaged networks on fixed inputs."""
+
+    def __init__(self, folder: RunFolder, config: Config, networks: dict[str, nn.Module],
+                 pairs: Pairs):
+        self.folder, self.config, self.networks = folder, config, networks
+        self.pairs = pairs.first(SAMPLE_PAIRS)
+
+    def sample(self, nimg: int) -> dict[str, float]:
+        """A grid in samples/, named by images seen; returns the scores worth watching."""
+        painted = paint(**self.networks, pairs=self.pairs)
+        rows = {name: images[:COLUMNS] for name, images in grid_rows(self.pairs, painted).items()}
+        save_grid(rows, self.folder.samples / f"{nimg:09d}.png")
+        result = score(self.pairs, painted)
+        return {name: result[name] for name in SHOWN if name in result}
+
+    def export(self) -> None:
+        save_weights(self.folder.weights, **self.networks, config=self.config)
+
+
+def evaluate(networks: dict[str, nn.Module], pairs: Pairs, quick: bool) -> dict:
+    """Scores and, where the truth is known, the pass mark, as they stand in report.json."""
+    result = score(pairs, paint(**networks, pairs=pairs))
+    report = {"pairs": len(pairs), "scores": result}
+    if pairs.truth is not None:
+        lines = list(gate(result, quick))
+        report["gate"] = [{"line": line.text, "passed": line.passed} for line in lines]
+        report["passed"] = all(line.passed for line in lines)
+    return report
+
+
+def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
+    """Where numbers were made."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": f"{device.type} ({name})", "threads": torch.get_num_threads(),
+            "precision": str(dtype).removeprefix("torch."), "torch": torch.__version__}
+
+
+def save_report(path: Path, report: dict) -> None:
+    plain = json.loads(json.dumps(report), parse_constant=lambda name: None)  # NaN is not JSON
+    write_whole(path, lambda p: p.write_text(json.dumps(plain, indent=2) + "\n"))
+
+
+def save_final_pictures(snapshots: Snapshots, nimg: int) -> None:
+    snapshots.sample(nimg)
+    save_curves(snapshots.folder.log.read(), snapshots.folder.curves)
+
+
+def table(report: dict) -> str:
+    """The report as text for people."""
+    scores = report["scores"]
+    value = lambda name, form="{:9.3f}": form.format(scores[name]) if _known(scores, name) else " " * 8 + "-"
+    percent = lambda name: value(name, "{:9.0%}")
+    lines = [f"{report['pairs']} held-out pairs, distances are mean |difference| on [-1, 1]",
+             f"{'':34}  nothing Reinhard    model   detail"]
+    if _known(scores, "swap"):
+        for name, text in (("swap", "swap, from the truth"), ("inside", "edit inside, from the truth")):
+            cells = [value(name + end) for end in ("_nothing", "_reinhard", "", "_detail")]
+            shares = [percent(f"{name}_closer{end}") for end in ("_reinhard", "", "_detail")]
+            lines.append(f"{text:34}" + "".join(cells))
+            lines.append(f"{'  closer than doing nothing':34}{'':9}" + "".join(shares))
+    for name, text in (("outside", "change outside"), ("outside_far", "  beyond 8 px of the mask"),
+                       ("outside_leak", "  from its reconstruction"),
+                       ("outside_leak_far", "  the same beyond 8 px")):
+        lines.append(f"{text:34}{'':18}{value(name)}{value(name + '_detail')}")
+    for name, text in (("reconstruction_l1", "reconstruction L1"),
+                       ("reconstruction_psnr", "reconstruction PSNR, dB"),
+                       ("swap_from_content", "swap, from its content picture"),
+                       ("swap_moved", "  share of the way it should move"),
+                       ("style_cosine_apart", "styles of different pictures, cos"),
+                       ("style_cosine_match", "style of swap and reference, cos"),
+                       ("content_retention", "content of swap and reference, cos")):
+        if _known(scores, name):
+            lines.append(f"{text:34}{'':18}{value(name)}")
+    for line in report.get("gate", ()):
+        lines.append(f"{'PASS' if line['passed'] else 'FAIL'}  {line['line']}")
+    return "\n".join(lines)
+
+
+def _known(scores: dict, name: str) -> bool:
+    return scores.get(name) is not None and not math.isnan(scores[name])
