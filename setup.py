@@ -89,7 +89,8 @@ def make_cpu(module):
     if cxx is None:
         reason = "no C++ compiler on PATH (c++, g++, clang++), and CXX is not set"
         raise CompileError(f"RWM_FAST_EXT=1: {reason}") if mode == "1" else Skipped(reason)
-    sources = [CSRC / "bindings.cpp", *sorted(set(CSRC.glob("*/*.cpp")) - set(cuda_host_files()))]
+    tests = set(CSRC.glob("testing/*"))  # tests compile these themselves
+    sources = [CSRC / "bindings.cpp", *sorted(set(CSRC.glob("*/*.cpp")) - tests)]
     flags = [*CXX_FLAGS.split(), *include_flags(), *words_of("CXXFLAGS")]
     strip = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-Wl,-s"]
     link = [*cxx, "-shared", *strip, *words_of("LDFLAGS")]
@@ -118,7 +119,7 @@ def make_cuda(module):
         gencode, summary = cuda_targets(nvcc)
         host = ["-ccbin", os.environ["NVCC_CCBIN"]] if os.environ.get("NVCC_CCBIN") else []
         flags = [*host, *NVCC_FLAGS.split(), *gencode, *include_flags()]
-        sources = [CSRC / "bindings_cuda.cpp", *cuda_host_files(), *kernels]
+        sources = [CSRC / "bindings_cuda.cpp", *kernels]
         # nvcc links: it knows its own library folders. -nodlink: no device code crosses files.
         link = [nvcc, *host, "-shared", "-nodlink", "-cudart", "static"]
         library = run_ninja(module, sources, [nvcc, *flags], [*link, "-Xlinker", "-s"])
@@ -127,11 +128,6 @@ def make_cuda(module):
         if mode == "1":
             raise CompileError(f"RWM_FAST_CUDA=1: {error}") from error
         raise Skipped(str(error)) from error
-
-
-def cuda_host_files():
-    """C++ files of the CUDA module, which the host compiler gets: nvcc is slow with pybind11."""
-    return sorted(CSRC.glob("*/cuda*.cpp"))
 
 
 def cuda_targets(nvcc):
@@ -309,4 +305,5 @@ def output(*command):
 
 if __name__ == "__main__":
     # One Extension stands for both modules: it makes the wheel specific to Python and platform.
-    setup(ext_modules=[Extension(f"{PACKAGE}._C", [])], cmdclass={"build_ext": BuildExt})
+    module = Extension(f"{PACKAGE}._C", [])
+    setup(license="MIT", ext_modules=[module], cmdclass={"build_ext": BuildExt})

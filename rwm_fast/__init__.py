@@ -27,7 +27,7 @@ _HOMES = {
     "PatchDiscriminator": "rwm_fast.models.discriminators",
     "RegionEditor": "rwm_fast.models.editor",
     "Config": "rwm_fast.config",
-    "train": "rwm_fast.training.loop",
+    "train": "rwm_fast.training.run",
     "build_info": "rwm_fast._build",
 }
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from rwm_fast.ops.masked_l1 import masked_l1 as masked_l1
     from rwm_fast.ops.modulated_conv2d import modulated_conv2d as modulated_conv2d
     from rwm_fast.ops.upfirdn2d import upfirdn2d as upfirdn2d
-    from rwm_fast.training.loop import train as train
+    from rwm_fast.training.run import train as train
 
 
 def __getattr__(name: str) -> object:
