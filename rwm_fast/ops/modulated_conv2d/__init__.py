@@ -1,0 +1,224 @@
+"""modulated_conv2d: a convolution whose channels a style scales, with all that follows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rwm_fast.ops import _check, _dispatch
+from rwm_fast.ops._check import accumulator
+from rwm_fast.ops.bias_act import check_activation, check_bias
+from rwm_fast.ops.modulated_conv2d import autograd as _autograd  # noqa: F401  registers it
+from rwm_fast.ops.modulated_conv2d import reference
+from rwm_fast.ops.modulated_conv2d._geometry import Settings, plan, sizes
+from rwm_fast.ops.upfirdn2d import check_filter, parse_padding
+
+BACKENDS = ("reference",)
+OP = "modulated_conv2d"
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    resample_filter: Tensor | None = None,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+    fused_modconv: bool = True,
+    *,
+    regions: Tensor | None = None,
+    noise_strength: Tensor | float | None = None,
+    bias: Tensor | None = None,
+    activation: str = "linear",
+    negative_slope: float = 0.2,
+    gain: float = 1.0,
+    clamp: float | None = None,
+    eps: float = 1e-8,
+) -> Tensor:
+    r"""Convolution modulated by one style, or by several in their regions, with its epilogue.
+
+    .. math::
+        y = \mathrm{clamp}(\mathrm{act}(b \odot \mathrm{conv}(W, a \odot x)
+            + strength \cdot noise + bias) \cdot gain)
+
+    .. math::
+        a_i(p) = \sum_k r_k(p)\, s_k[i], \quad b_o(p) = \sum_k r_k(p)\, d_k[o], \quad
+        d_k[o] = \Bigl(\sum_i s_k[i]^2 \sum_{uv} W_{oiuv}^2 + \epsilon\Bigr)^{-1/2}
+
+    With one style (r ≡ 1) this equals a convolution with the weights W·s/‖W·s‖ of each image. With
+    several it equals, farther from a border of regions than the kernel reaches, running the layer
+    once a style and selecting; it costs one convolution for any number of them.
+
+    Parameters
+    ----------
+    x
+        [N, I, h, w], float16, bfloat16, float32 or float64; any strides.
+    weight
+        [O, I, kh, kw], any kernel size. All tensors below have x's dtype, or float32 beside a
+        half-precision x.
+    styles
+        [N, I], or [N, K, I] with `regions`.
+    noise
+        [N, 1, H, W], [1, 1, H, W] or [H, W] at the size of the result; one map for all channels.
+    up, down
+        the image is enlarged by `up` before the convolution (zeros, filter, gain up²) and reduced
+        by `down` after it (filter, every down-th pixel). The border is that of one linear system on
+        the image extended by zeros.
+    padding
+        of the enlarged image: one number, [x, y], or [x before, x after, y before, y after]; what
+        the filter needs is added.
+    resample_filter
+        [F] (separable) or [FH, FW], normalised to sum 1; any floating dtype; no gradient. None is
+        one tap, so no low-pass at all.
+    demodulate
+        False: b = 1.
+    flip_weight
+        True: correlation, as torch's convolution. False: the weight is turned over.
+    fused_modconv
+        accepted for compatibility; the result does not depend on it.
+    regions
+        [N, K, any H, any W], x's dtype, float32 or bool, r ≥ 0 of sum 1 over K. A mask M is
+        regions (1 − M, M). Resampled to input and output size by area averaging.
+    noise_strength
+        a number or a tensor of one element; None = 1.
+    bias
+        [O].
+    activation, negative_slope, gain, clamp
+        as in `bias_act`.
+    eps
+        ε, at least 0.
+
+    Returns
+    -------
+    Tensor
+        [N, O, H, W] in x's dtype and memory format; with k taps of W and F of the filter (1 if
+        unused), P the padding of both sides: H = (h·up + P − k − … ) as `upfirdn2d` counts, which is
+        h·up/down for a padding of k // 2.
+
+    Gradients to every tensor but the filter, of every order, each in its argument's dtype. The
+    convolution works in x's dtype, all else in float32 or better. Determinism is that of torch's
+    convolution.
+
+    Raises
+    ------
+    TypeError, ValueError
+        if an argument does not fit, or no pixel would be left.
+
+    Source: weight demodulation of StyleGAN2 (Karras et al., CVPR 2020, arXiv 1912.04958, section
+    2.2), regrouped as scales before and after a shared convolution.
+    """
+    _check_tensors(x, weight, styles, regions, resample_filter)
+    _check_numbers(up, down, eps)
+    check_activation(OP, activation, negative_slope, gain, clamp)
+    check_bias(OP, bias, x, weight.shape[0])
+    settings = Settings(
+        up, down, parse_padding(OP, padding), bool(demodulate), bool(flip_weight),
+        activation, negative_slope, gain, clamp, eps,
+    )  # fmt: skip
+    chain = sizes(plan(settings, weight, resample_filter), weight, resample_filter, *x.shape[2:])
+    size = chain[-1]
+    _check.require(min(size) > 0, OP, "padding must leave at least one pixel", str(padding))
+    noise = _as_map(noise, x, size)
+    strength = None if noise is None else _as_scalar(noise_strength, x)
+    tensors = (
+        x,
+        weight,
+        styles[:, None] if styles.ndim == 2 else styles,  # [N, K, I]
+        _resampled(regions, x, x.shape[2:]),
+        _resampled(regions, x, size) if demodulate else None,
+        noise,
+        strength,
+        bias,
+        resample_filter,
+    )
+    if _dispatch.in_transform(OP):
+        return reference.modulated_conv2d(*tensors, settings)
+    return torch.ops.rwm_fast.modulated_conv2d(*tensors, *settings)
+
+
+def _check_tensors(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    regions: Tensor | None,
+    resample_filter: Tensor | None,
+) -> None:
+    _check.floating(OP, "x", x)
+    _check.require(x.ndim == 4, OP, "x must be [N, I, H, W]", x)
+    n, i = x.shape[:2]
+    for name, value in (("weight", weight), ("styles", styles)):
+        _check.tensor(OP, name, value)
+        _check.like(OP, name, value, "x", x)
+    fits = weight.ndim == 4 and weight.shape[1] == i and weight.numel() > 0
+    _check.require(fits, OP, f"weight must be [O, {i}, kh, kw] for x {list(x.shape)}", weight)
+    if regions is None:
+        fits = tuple(styles.shape) in ((n, i), (n, 1, i))
+        rule = f"styles must be [{n}, {i}] for x {list(x.shape)} ([N, K, I] goes with regions)"
+        _check.require(fits, OP, rule, styles)
+    else:
+        _check_regions(x, styles, regions)
+    check_filter(OP, "resample_filter", resample_filter, x)
+
+
+def _check_regions(x: Tensor, styles: Tensor, regions: Tensor) -> None:
+    n, i = x.shape[:2]
+    _check.tensor(OP, "regions", regions)
+    k = 1 if styles.ndim == 2 else styles.shape[1]
+    fits = styles.ndim in (2, 3) and styles.shape[0] == n and styles.shape[-1] == i and k > 0
+    _check.require(fits, OP, f"styles must be [{n}, K, {i}] beside regions", styles)
+    fits = regions.ndim == 4 and tuple(regions.shape[:2]) == (n, k) and min(regions.shape[2:]) > 0
+    _check.require(fits, OP, f"regions must be [{n}, {k}, H, W] for {k} styles", regions)
+    if regions.dtype == torch.bool:
+        _check.require(regions.device == x.device, OP, f"regions must be on {x.device}", regions)
+    else:
+        _check.like(OP, "regions", regions, "x", x)
+
+
+def _check_numbers(up: int, down: int, eps: float) -> None:
+    for name, value in (("up", up), ("down", down)):
+        fits = isinstance(value, int) and value >= 1
+        _check.require(fits, OP, f"{name} must be a whole number of at least 1", value)
+    _check.require(eps >= 0 and math.isfinite(eps), OP, "eps must be at least 0", eps)
+
+
+def _resampled(regions: Tensor | None, x: Tensor, size: Sequence[int]) -> Tensor | None:
+    """Regions at another size, by area averaging."""
+    if regions is None:
+        return None
+    if regions.dtype == torch.bool:
+        regions = regions.to(accumulator(x.dtype))
+    same = tuple(regions.shape[2:]) == tuple(size)
+    return regions if same else F.adaptive_avg_pool2d(regions, tuple(size))
+
+
+def _as_map(noise: Tensor | None, x: Tensor, size: Sequence[int]) -> Tensor | None:
+    """Noise as [N or 1, 1, H, W]."""
+    if noise is None:
+        return None
+    _check.tensor(OP, "noise", noise)
+    n, (h, w) = x.shape[0], size
+    fits = tuple(noise.shape) in ((n, 1, h, w), (1, 1, h, w), (h, w))
+    rule = f"noise must be [{n}, 1, {h}, {w}], [1, 1, {h}, {w}] or [{h}, {w}]"
+    _check.require(fits, OP, rule, noise)
+    _check.like(OP, "noise", noise, "x", x)
+    return noise if noise.ndim == 4 else noise[None, None]
+
+
+def _as_scalar(strength: Tensor | float | None, x: Tensor) -> Tensor | None:
+    """The strength of the noise as a tensor of no dimension."""
+    if strength is None:
+        return None
+    if not isinstance(strength, Tensor):
+        return torch.full((), strength, dtype=accumulator(x.dtype), device=x.device)
+    rule = "noise_strength must be a number or a tensor of one element"
+    _check.require(strength.numel() == 1, OP, rule, strength)
+    _check.like(OP, "noise_strength", strength, "x", x)
+    return strength.reshape(())
