@@ -56,7 +56,7 @@ def load_cpu() -> Extension:
     """Import `_C`, hand it torch's thread pool, and apply RWM_FAST_CPU_ISA."""
     extension = _load("_C", "cpu")
     if extension.module is not None:
-        run, count = (_torch_function(n) for n in ("torch_parallel_for", "torch_get_num_threads"))
+        run, count = (torch_function(n) for n in ("torch_parallel_for", "torch_get_num_threads"))
         extension.module.set_thread_pool(run, count)
         isa = os.environ.get("RWM_FAST_CPU_ISA")
         if isa:
@@ -87,7 +87,7 @@ def _load(name: str, part: str) -> Extension:
         return Extension(None, f"{name} does not load: {error}", broken=True)
 
 
-def _torch_function(name: str) -> int:
+def torch_function(name: str) -> int:
     """Address of a C function of torch, or 0 where it has none (loops then run serially).
 
     The lookup walks the dependencies of torch's Python module, wherever libtorch lies.
