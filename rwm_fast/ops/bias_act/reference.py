@@ -34,9 +34,7 @@ def bias_act(
     return activate(t, activation, slope, gain, clamp).to(x.dtype)
 
 
-def activate(
-    t: Tensor, activation: str, slope: float, gain: float, clamp: float | None
-) -> Tensor:
+def activate(t: Tensor, activation: str, slope: float, gain: float, clamp: float | None) -> Tensor:
     """clamp(act(t)·gain)."""
     y = (F.leaky_relu(t, slope) if activation == "lrelu" else t) * gain
     return y if clamp is None else y.clamp(-clamp, clamp)
@@ -45,7 +43,7 @@ def activate(
 def activate_backward(
     dy: Tensor, y: Tensor | None, activation: str, slope: float, gain: float, clamp: float | None
 ) -> Tensor:
-    """dt = dy·gain·(1 where y > 0, else the slope), 0 where |y| ≥ clamp; y may be None if unused."""
+    """dt = dy·gain·(1 where y > 0, else slope), 0 where |y| ≥ clamp; y may be None if unused."""
     dt = dy * gain
     if activation == "lrelu":
         dt = dt.where(y > 0, dt * slope)
@@ -84,7 +82,7 @@ def backward(
     clamp: float | None,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """dx in dy's dtype and y's memory format, dbias in the accumulator's; empty where not needed."""
+    """dx in dy's dtype and y's format, dbias in the accumulator's dtype; empty where not needed."""
     wide = dy.to(accumulator(dy.dtype))
     dt = activate_backward(wide, y, activation, slope, gain, clamp)
     dx = dbias = None

@@ -155,7 +155,7 @@ def convolve_backward(
 
 
 def _oriented(weight: Tensor, p: Plan, flip_weight: bool) -> Tensor:
-    """The weight as torch's convolution wants it: a transposed one scatters, which turns it over."""
+    """The weight as torch's convolution wants it: a transposed one scatters, so turns it over."""
     weight = weight.flip((2, 3)) if flip_weight == p.transposed else weight
     return weight.transpose(0, 1) if p.transposed else weight
 

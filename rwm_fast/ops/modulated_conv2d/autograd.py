@@ -96,7 +96,7 @@ def _save_backward(ctx, inputs, output) -> None:
 
 
 def _backward_derivative(ctx, *cotangents: Tensor | None):
-    """Torch's derivative of the formula; with a graph of its own if a further order is asked for."""
+    """Torch's derivative of the formula; with a graph of its own if a further order is asked."""
     further = torch.is_grad_enabled()
     wanted = ctx.needs_input_grad[: INPUTS + 2]
     with torch.enable_grad(), _without_autocast(ctx.saved_tensors[0].device.type):

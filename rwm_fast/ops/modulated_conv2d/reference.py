@@ -58,7 +58,7 @@ def forward(x: Tensor, *arguments: object) -> Tensor:
 
 
 def backward(dy: Tensor, y: Tensor, x: Tensor, *arguments: object) -> tuple[Tensor, ...]:
-    """The gradients of `formula.backward`, in the memory formats of the arguments, empty for None."""
+    """The gradients of `formula.backward` in the arguments' memory formats, empty for None."""
     last = {"memory_format": torch.channels_last}
     grads = formula.backward(
         dy.contiguous(**last), y.contiguous(**last), x.contiguous(**last), *arguments

@@ -41,8 +41,8 @@ def upfirdn2d(
     x
         [N, C, H, W], float16, bfloat16, float32 or float64; any strides.
     filter
-        [F], separable: it stands for its outer product with itself; or [FH, FW]; any floating dtype,
-        rounded to x's; None = one tap of 1. Takes no gradient.
+        [F], separable: it stands for its outer product with itself; or [FH, FW]; any floating
+        dtype, rounded to x's; None = one tap of 1. Takes no gradient.
     up, down
         at least 1; one number, or (along x, along y).
     padding
@@ -63,8 +63,8 @@ def upfirdn2d(
     TypeError, ValueError
         if an argument does not fit, no sample would be left, or the filter asks for a gradient.
 
-    Source: upsample-FIR-downsample as in SciPy's `scipy.signal.upfirdn`, in two dimensions, with the
-    conventions of StyleGAN2 (Karras et al., CVPR 2020, arXiv 1912.04958).
+    Source: upsample-FIR-downsample as in SciPy's `scipy.signal.upfirdn`, in two dimensions, with
+    the conventions of StyleGAN2 (Karras et al., CVPR 2020, arXiv 1912.04958).
     """
     op = "upfirdn2d"
     _check.floating(op, "x", x)
@@ -81,7 +81,7 @@ def upfirdn2d(
 
 
 def check_filter(op: str, name: str, filter: Tensor | None, x: Tensor) -> None:
-    """Raise unless the filter is None, or 1-D or 2-D taps on x's device that ask for no gradient."""
+    """Raise unless the filter is None or taps on x's device that ask for no gradient."""
     if filter is None:
         return
     _check.floating(op, name, filter)

@@ -26,7 +26,7 @@ def adjoint_padding(
     down: Sequence[int],
     padding: Sequence[int],
 ) -> list[int]:
-    """The padding of the adjoint: p₀' = f − 1 − p₀, p₁' = in·up − out·down + p₀ − up + 1, per axis."""
+    """The padding of the adjoint: p₀' = f − 1 − p₀, p₁' = in·up − out·down + p₀ − up + 1."""
     (h, w), (oh, ow), (fh, fw) = size, out_size, filter_size(filter)
     px0, _, py0, _ = padding
     return [
@@ -51,9 +51,7 @@ def _forward_fake(x, filter, up, down, padding, flip_filter, gain):
 def _save_forward(ctx, inputs, output) -> None:
     x, filter, ctx.up, ctx.down, padding, flip_filter, ctx.gain = inputs
     ctx.flip_filter = not flip_filter
-    ctx.padding = adjoint_padding(
-        x.shape[2:], output.shape[2:], filter, ctx.up, ctx.down, padding
-    )
+    ctx.padding = adjoint_padding(x.shape[2:], output.shape[2:], filter, ctx.up, ctx.down, padding)
     ctx.save_for_backward(filter)
 
 
