@@ -11,12 +11,19 @@ import io
 import re
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from rwm_fast.config import PRESETS, Config, preset
 from rwm_fast.errors import UserError, reports_user_errors
+from rwm_fast.training.device import prepare
+from rwm_fast.training.plan import plan
+from rwm_fast.training.run import train
+from rwm_fast.training.stats import NotFiniteError
+
+STOPPED = 130  # exit status of a command ended by Ctrl-C, as shells have it
 
 # Short names of settings; every other one has the long form --section.field.
 SHORT = {"--data": "--data.sources", "--precision": "--train.precision",
@@ -80,11 +87,26 @@ def one_sentence(box: str) -> str:
     return " ".join(paragraph.split()).rstrip(".") + " (see --help)"
 
 
+def default_out(arguments: Arguments) -> str:
+    """runs/PRESET, with what makes it another run: -quick, the names of the pictures' folders."""
+    names = [Path(source).stem for source in arguments.config.data.sources]
+    return "-".join(["runs/" + arguments.config.preset, *names, *["quick"] * arguments.quick])
+
+
 @reports_user_errors
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    print(arguments)
-    return 0
+    config = arguments.config
+    if arguments.dry_run:
+        _, dtype = prepare(config.train)
+        print(config.to_json(), plan(config, dtype), sep="\n")
+        return 0
+    try:
+        report = train(config, arguments.out or default_out(arguments), quick=arguments.quick)
+    except NotFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0 if report else STOPPED
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from rwm_fast.training.clock import Clock
 from rwm_fast.training.progress import Progress
 from rwm_fast.training.stats import JsonLines, NotFiniteError, Stats
 
+LOG_SECONDS = 10.0  # a slow machine logs at least this often, so that nobody waits in the dark
+
 
 class Task(Protocol):
     """What is trained."""
@@ -60,12 +62,13 @@ class Loop:
 
     def run(self, batches: Iterator[Tensor]) -> bool:
         """Train; True when the run is done, False when it was stopped. Both ways it is saved."""
-        config, sampled, working, since = self.config, self.clock.seconds, 0.0, self.nimg
+        config, working, since = self.config, 0.0, self.nimg
+        ticked, sampled = self.clock.seconds, 0.0  # seconds; waiting for the first picture counts
         with StopSignal() as stop, self.progress:
             while not (self.clock.done(self.nimg) or stop.asked):
                 begun = time.monotonic()
                 image = next(batches).to(self.device, non_blocking=True)
-                random = step_generator(config.seed, self.nimg, self.device)
+                random = step_generator(config.seed, self.nimg)
                 before, progress = self.nimg, self.clock.progress(self.nimg)
                 self.stats.add(self.task.step(image, self.nimg, progress, random))
                 self.nimg += len(image)
@@ -73,9 +76,9 @@ class Loop:
                 rate = (self.nimg - since) / max(working, 1e-9)
                 self.progress.show(self.nimg, self.clock, rate)
                 crosses = lambda kimg, a=before: self.nimg // (kimg * 1000) > a // (kimg * 1000)
-                if crosses(config.log_kimg):
+                if crosses(config.log_kimg) or self.clock.seconds - ticked > LOG_SECONDS:
                     self.tick(rate)
-                    working, since = 0.0, self.nimg
+                    working, since, ticked = 0.0, self.nimg, self.clock.seconds
                 waited = self.clock.seconds - sampled
                 if crosses(config.sample_kimg) or 0 < config.sample_seconds <= waited:
                     self.sample()
@@ -125,11 +128,11 @@ class Loop:
             f"learning rates, or try --precision fp32")
 
 
-def step_generator(seed: int, nimg: int, device: torch.device) -> torch.Generator:
+def step_generator(seed: int, nimg: int) -> torch.Generator:
     """Random numbers of one step, a function of (seed, images seen) alone: a resumed run draws
-    what the uninterrupted one would have drawn."""
+    what the uninterrupted one would have drawn. On the CPU, so that every device gets the same."""
     digest = hashlib.blake2b(f"{seed}:{nimg}".encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 class StopSignal:

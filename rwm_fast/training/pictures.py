@@ -18,7 +18,7 @@ LABEL = 150  # px, width of the row names
 
 
 def grid_rows(pairs: Pairs, painted: Painted) -> dict[str, Tensor]:
-    """Rows of images [N, 3, H, W] by name. "kept detail" is ours: content + edit - reconstruction."""
+    """Rows of images [N, 3, H, W] by name. Kept detail (ours): content + edit - reconstruction."""
     kept = lambda image: keep_detail(pairs.content, image, painted.reconstructed)
     rows = {"content": pairs.content, "style": pairs.style,
             "reconstruction": painted.reconstructed, "swap": painted.swapped,
@@ -53,17 +53,20 @@ def save_curves(records: list[dict], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed at the end
     from matplotlib.figure import Figure
 
-    panels = [("loss, painters", _series(records, "loss/", lambda n: not n.startswith(("d_", "r1")))),
-              ("loss, judges", _series(records, "loss/", lambda n: n.startswith(("d_", "r1")))),
-              ("scores", _series(records, "score/", lambda n: True))]
+    judges = lambda name: name.startswith(("d_", "r1"))
+    panels = [("losses of the painters", _series(records, "loss/", lambda name: not judges(name))),
+              ("losses of the judges", _series(records, "loss/", judges)),
+              ("scores", _series(records, "score/", lambda name: True))]
     panels = [(title, series) for title, series in panels if series]
     if not panels:
         return
     figure = Figure(figsize=(7 * len(panels), 5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, series) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+    columns = np.ravel(figure.subplots(1, len(panels)))
+    for axes, (title, series) in zip(columns, panels, strict=True):
         for name, points in sorted(series.items()):
-            axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else "")
+            marker = "." if len(points) < 30 else ""
+            axes.plot(*zip(*points, strict=True), label=name, marker=marker)
         axes.set(title=title, xlabel="kimg", ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

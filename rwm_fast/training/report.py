@@ -71,36 +71,37 @@ def save_final_pictures(snapshots: Snapshots, nimg: int) -> None:
     save_curves(snapshots.folder.log.read(), snapshots.folder.curves)
 
 
+TRUTH_ROWS = {"swap": "swap, from the truth", "inside": "edit inside the mask, from the truth"}
+DETAIL_ROWS = {"outside": "change outside the mask", "outside_far": "  beyond 8 px of it"}
+MODEL_ROWS = {
+    "outside_leak": "  from its own reconstruction", "outside_leak_far": "  the same beyond 8 px",
+    "reconstruction_l1": "reconstruction L1", "reconstruction_psnr": "reconstruction PSNR, dB",
+    "swap_from_content": "swap, from its content picture",
+    "swap_moved": "  share of the way it should move",
+    "style_cosine_apart": "styles of different pictures, cosine",
+    "style_cosine_match": "style of swap and reference, cosine",
+    "content_retention": "content of swap and reference, cosine"}
+
+
 def table(report: dict) -> str:
     """The report as text for people."""
     scores = report["scores"]
-    value = lambda name, form="{:9.3f}": form.format(scores[name]) if _known(scores, name) else " " * 8 + "-"
-    percent = lambda name: value(name, "{:9.0%}")
-    lines = [f"{report['pairs']} held-out pairs, distances are mean |difference| on [-1, 1]",
-             f"{'':34}  nothing Reinhard    model   detail"]
-    if _known(scores, "swap"):
-        for name, text in (("swap", "swap, from the truth"), ("inside", "edit inside, from the truth")):
-            cells = [value(name + end) for end in ("_nothing", "_reinhard", "", "_detail")]
-            shares = [percent(f"{name}_closer{end}") for end in ("_reinhard", "", "_detail")]
-            lines.append(f"{text:34}" + "".join(cells))
-            lines.append(f"{'  closer than doing nothing':34}{'':9}" + "".join(shares))
-    for name, text in (("outside", "change outside"), ("outside_far", "  beyond 8 px of the mask"),
-                       ("outside_leak", "  from its reconstruction"),
-                       ("outside_leak_far", "  the same beyond 8 px")):
-        lines.append(f"{text:34}{'':18}{value(name)}{value(name + '_detail')}")
-    for name, text in (("reconstruction_l1", "reconstruction L1"),
-                       ("reconstruction_psnr", "reconstruction PSNR, dB"),
-                       ("swap_from_content", "swap, from its content picture"),
-                       ("swap_moved", "  share of the way it should move"),
-                       ("style_cosine_apart", "styles of different pictures, cos"),
-                       ("style_cosine_match", "style of swap and reference, cos"),
-                       ("content_retention", "content of swap and reference, cos")):
-        if _known(scores, name):
-            lines.append(f"{text:34}{'':18}{value(name)}")
-    for line in report.get("gate", ()):
-        lines.append(f"{'PASS' if line['passed'] else 'FAIL'}  {line['line']}")
+
+    def row(text: str, *names: str, form: str = "{:9.3f}") -> str:
+        known = lambda name: scores.get(name) is not None and not math.isnan(scores[name])
+        cells = (form.format(scores[name]) if known(name) else " " * 9 for name in names)
+        return f"{text:38}" + "".join(cells)
+
+    lines = [f"{report['pairs']} held-out pairs; distances are mean |difference| on [-1, 1]",
+             f"{'':38}  nothing Reinhard    model   detail"]
+    for name, text in TRUTH_ROWS.items():
+        if name in scores:
+            ends = ("_nothing", "_reinhard", "", "_detail")
+            lines += [row(text, *(name + end for end in ends)),
+                      row("  closer than doing nothing", *(f"{name}_closer{end}" for end in ends),
+                          form="{:9.0%}")]
+    lines += [row(text, "", "", name, name + "_detail") for name, text in DETAIL_ROWS.items()]
+    lines += [row(text, "", "", name) for name, text in MODEL_ROWS.items() if name in scores]
+    lines += [f"{'PASS' if line['passed'] else 'FAIL'}  {line['line']}"
+              for line in report.get("gate", ())]
     return "\n".join(lines)
-
-
-def _known(scores: dict, name: str) -> bool:
-    return scores.get(name) is not None and not math.isnan(scores[name])

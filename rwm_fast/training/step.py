@@ -83,7 +83,7 @@ class Method:
         encoder, loss = self.nets.encoder, self.loss
         if not loss.content_jitter:
             return encoder(image)
-        seen = color_jitter(image, loss.content_jitter, loss.content_jitter_keep, random)
+        seen = color_jitter(image, loss.content_jitter, loss.content_jitter_keep, generator=random)
         return encoder.content(seen), encoder.style(image)
 
     def paint(self, image: Tensor, random: torch.Generator, hybrid: bool) -> Painted:

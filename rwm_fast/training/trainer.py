@@ -20,7 +20,7 @@ def build_networks(config: Config) -> Networks:
 
 
 class Trainer:
-    """What the loop drives: `step` learns from one batch, `state` names all that a run must keep."""
+    """What the loop drives: `step` learns from a batch, `state` names all that a run must keep."""
 
     def __init__(self, config: Config, device: torch.device, dtype: torch.dtype):
         self.config, train = config, config.train
