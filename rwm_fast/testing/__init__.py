@@ -1,0 +1,1 @@
+"""What tests and benchmarks share; nothing else in the package imports it."""

@@ -1,0 +1,124 @@
+"""Inputs of bias_act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from rwm_fast.testing.cases.case import Case, Inputs, Refusal, Work, normal, uniform
+
+OP = "bias_act"
+
+
+def _make(
+    shape: tuple[int, ...], bias: bool, settings: Mapping[str, object]
+) -> Callable[[torch.Generator], Inputs]:
+    """x + bias stays away from the kinks at 0 and at the clamp: by 0.1 or more.
+
+    Finite differences need that, and so does half precision, where a value that rounding moves over
+    a kink has another derivative.
+    """
+    clamp = settings.get("clamp") or 8.0  # without a clamp, the bound only limits the numbers
+    bound = clamp / settings.get("gain", 2**0.5)
+    slope = settings.get("negative_slope", 0.2)
+    if settings.get("activation", "lrelu") == "linear" or slope == 0:
+        slope = 1.0  # a flat side meets no clamp: any bound does
+
+    def make(generator: torch.Generator) -> Inputs:
+        inside = uniform(generator, *shape, low=0.1, high=bound - 0.1)
+        beyond = uniform(generator, *shape, low=bound + 0.1, high=bound + 1)
+        far = uniform(generator, *shape) > 0.7
+        size = torch.where(far, beyond, inside) if "clamp" in settings else inside
+        t = torch.where(uniform(generator, *shape) > 0.5, size, -size / slope)
+        b = normal(generator, shape[1])
+        x = t - b.view(-1, *[1] * (len(shape) - 2)) if bias else t
+        return {"x": x, "bias": b if bias else None, **settings}
+
+    return make
+
+
+def _forward(inputs: Mapping[str, object]) -> Work:
+    x = inputs["x"]
+    return Work(bytes=2 * x.numel() * x.element_size(), flops=4 * x.numel())
+
+
+def _backward(inputs: Mapping[str, object]) -> Work:
+    """dy and y are read, dx is written; the bias gradient is an addition more."""
+    x = inputs["x"]
+    return Work(bytes=3 * x.numel() * x.element_size(), flops=4 * x.numel())
+
+
+def _case(name: str, shape: tuple[int, ...], *, bias: bool = True, **more: object) -> Case:
+    settings = {
+        k: more.pop(k)
+        for k in tuple(more)
+        if k in ("activation", "negative_slope", "gain", "clamp")
+    }
+    terms = max(1, torch.Size(shape).numel() // max(1, shape[1]))
+    more.setdefault("gradients", ("x", "bias") if bias else ("x",))
+    make = _make(shape, bias, settings)
+    return Case(OP, name, make, terms=terms, forward=_forward, backward=_backward, **more)
+
+
+CASES = (
+    _case("defaults", (2, 3, 4, 5), smooth=True),
+    _case("clamp", (2, 3, 4, 5), clamp=1.5, smooth=True),
+    _case("slope_0", (2, 3, 4, 5), negative_slope=0.0, gain=1.3, smooth=True),
+    _case("slope_0_clamp", (2, 3, 4, 5), negative_slope=0.0, clamp=0.7, smooth=True),
+    _case("slope_above_1", (2, 3, 4), negative_slope=1.5, gain=0.5),
+    _case("linear", (2, 3, 4, 5), activation="linear", gain=0.7, smooth=True),
+    _case("linear_clamp", (2, 3, 4, 5), activation="linear", gain=1.0, clamp=0.6, smooth=True),
+    _case("no_bias", (2, 3, 4, 5), bias=False, smooth=True),
+    _case("linear_no_bias", (2, 3, 4), bias=False, activation="linear", gain=1.0),
+    _case("bias_only", (2, 3, 4, 5), gradients=("bias",), smooth=True),
+    _case("x_only", (2, 3, 4, 5), gradients=("x",)),
+    _case("bias_float32", (2, 3, 6, 7), kept=("bias",), clamp=2.0),
+    _case("matrix", (5, 7), smooth=True),
+    _case("five_dimensional", (2, 3, 2, 3, 4), clamp=1.0),
+    _case("pixel", (1, 1, 1, 1), smooth=True),
+    _case("empty", (0, 3, 4, 4)),
+    _case("odd", (3, 19, 13, 17), clamp=3.0),
+    _case("long", (2, 3, 67, 71)),  # several chunks a channel, the last one short
+    _case("matrix_odd", (33, 45), clamp=1.0),
+    _case("layer_64", (4, 64, 64, 64), bench=True),
+    _case("layer_256", (4, 128, 256, 256), bench=True),
+    _case("layer_256_clamp", (4, 128, 256, 256), clamp=256.0, bench=True),
+)
+
+
+def _refusal(
+    name: str,
+    change: Callable[[Inputs], Inputs],
+    message: str,
+    error: type[Exception] = ValueError,
+) -> Refusal:
+    return Refusal(OP, name, "defaults", change, message, error)
+
+
+NAN = float("nan")
+REFUSALS = (
+    _refusal("x_int", lambda a: {"x": a["x"].long()}, "x must be float16, bfloat16"),
+    _refusal("x_1d", lambda a: {"x": a["x"][0, 0, 0]}, r"x must be \[N, C, ...\], got \[5\]"),
+    _refusal("x_none", lambda a: {"x": None}, "x must be a tensor, got None", TypeError),
+    _refusal(
+        "bias_shape",
+        lambda a: {"bias": a["bias"][:2]},
+        r"bias must be \[3\], one number a channel, got \[2\] float32 on cpu",
+    ),
+    _refusal("bias_dtype", lambda a: {"bias": a["bias"].double()}, "bias must have x's dtype"),
+    _refusal("bias_device", lambda a: {"bias": a["bias"].to("meta")}, "bias must be on x's device"),
+    _refusal("bias_list", lambda a: {"bias": [0.0]}, "bias must be a tensor, got list", TypeError),
+    _refusal(
+        "activation",
+        lambda a: {"activation": "swish"},
+        "activation must be one of linear, lrelu, got 'swish'",
+    ),
+    _refusal("slope", lambda a: {"negative_slope": -0.1}, "negative_slope must be at least 0"),
+    _refusal("slope_nan", lambda a: {"negative_slope": NAN}, "negative_slope must be at least 0"),
+    _refusal("gain", lambda a: {"gain": 0.0}, "gain must be above 0, got 0.0"),
+    _refusal("gain_nan", lambda a: {"gain": NAN}, "gain must be above 0"),
+    _refusal("clamp", lambda a: {"clamp": -1.0}, "clamp must be None or above 0, got -1.0"),
+    _refusal("clamp_nan", lambda a: {"clamp": NAN}, "clamp must be None or above 0"),
+)

@@ -1,0 +1,110 @@
+"""A case: named inputs of one operator, made in float64 and cast to what is asked for."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rwm_fast.ops._check import accumulator
+
+Inputs = dict[str, object]
+
+LAYOUTS = ("contiguous", "channels_last", "sliced", "expanded")
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least a call must do: bytes to and from memory, and floating-point operations."""
+
+    bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """Named inputs of an operator.
+
+    make draws the arguments of the public function by name: floating-point tensors in float64, the
+    rest as it is passed. `inputs` casts the tensors: those in `kept` to float32 (or float64), the
+    others to the dtype asked for.
+    """
+
+    op: str
+    name: str
+    make: Callable[[torch.Generator], Inputs]
+    gradients: tuple[str, ...]  # arguments that receive a gradient
+    kept: tuple[str, ...] = ()  # tensors that stay in float32 beside half-precision ones
+    terms: int = 1  # most products summed into one element of the output or of a gradient
+    smooth: bool = False  # small, and differentiable around its inputs: fit for finite differences
+    bench: bool = False  # a size people use, for benchmarks; too large for the tests
+    forward: Callable[[Mapping[str, object]], Work] | None = None
+    backward: Callable[[Mapping[str, object]], Work] | None = None  # first order, all gradients
+
+    def inputs(
+        self,
+        dtype: torch.dtype = torch.float64,
+        layout: str = "contiguous",
+        device: torch.device | str = "cpu",
+        *,
+        gradients: bool = True,
+    ) -> Inputs:
+        """The arguments in one dtype and layout, on one device; the same values at every call."""
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.op}-{self.name}".encode()))
+        arguments = self.make(generator)
+        for name, value in arguments.items():
+            if not isinstance(value, Tensor):
+                continue
+            if value.is_floating_point():
+                value = value.to(accumulator(dtype) if name in self.kept else dtype)
+            value = in_layout(value.to(device), layout)
+            needs = gradients and name in self.gradients
+            arguments[name] = value.requires_grad_() if needs else value
+        return arguments
+
+
+def in_layout(x: Tensor, layout: str) -> Tensor:
+    """The same values with other strides ("expanded": the first sample's values for all samples).
+
+    A layout that does not exist for a number of dimensions leaves the tensor contiguous.
+    """
+    if layout == "channels_last" and x.ndim == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "channels_last" and x.ndim == 5:
+        flat = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return flat.unflatten(0, x.shape[:2])
+    if layout == "sliced" and x.ndim > 0:
+        # Every second column of a wider tensor; between them what must not be read.
+        poison = float("nan") if x.is_floating_point() else 1
+        wide = x.new_full((*x.shape[:-1], 2 * x.shape[-1] + 1), poison)
+        view = wide[..., 1::2]
+        view.copy_(x)
+        return view
+    if layout == "expanded" and x.ndim > 2 and x.shape[0] > 0:
+        return x[:1].contiguous().expand_as(x)
+    return x.contiguous()
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    """Standard normal numbers in float64."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def uniform(generator: torch.Generator, *shape: int, low: float = 0, high: float = 1) -> Tensor:
+    """Uniform numbers in float64."""
+    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A call that must be refused: the inputs of a case with some arguments replaced."""
+
+    op: str
+    name: str
+    case: str
+    change: Callable[[Inputs], Inputs]  # gets the arguments in float32, returns the replaced ones
+    message: str  # a regular expression the sentence must match
+    error: type[Exception] = ValueError

@@ -1,0 +1,144 @@
+"""Inputs of crop_patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from rwm_fast.ops.crop_patches import sample_boxes
+from rwm_fast.testing.cases.case import Case, Inputs, Refusal, Work, normal
+
+OP = "crop_patches"
+Shape = tuple[int, int, int, int]
+Boxes = Callable[[torch.Generator, int], Tensor]
+
+
+def _sampled(num_patches: int, low: float = 1 / 8, high: float = 1 / 4) -> Boxes:
+    return lambda generator, n: sample_boxes(
+        n, num_patches, (low, high), generator=generator
+    ).double()
+
+
+def _given(*boxes: tuple[float, float, float, float]) -> Boxes:
+    return lambda generator, n: torch.tensor(boxes, dtype=torch.float64).repeat(n, 1, 1)
+
+
+def _forward(inputs: Mapping[str, object]) -> Work:
+    """Every patch is written once; of the image, what the boxes cover is read once."""
+    image, boxes, size = inputs["image"], inputs["boxes"], inputs["size"]
+    written = boxes.shape[0] * boxes.shape[1] * image.shape[1] * size * size
+    area = boxes[..., 2:].detach().abs().clamp(max=1).prod(-1)
+    covered = area.sum(1).clamp(max=1).sum().item() * image[0].numel() if image.numel() else 0
+    return Work(bytes=int((written + covered) * image.element_size()), flops=6 * written)
+
+
+def _backward(inputs: Mapping[str, object]) -> Work:
+    """The patches' gradient is read once, the image's written once."""
+    image, boxes, size = inputs["image"], inputs["boxes"], inputs["size"]
+    read = boxes.shape[0] * boxes.shape[1] * image.shape[1] * size * size
+    return Work(bytes=(read + image.numel()) * image.element_size(), flops=8 * read)
+
+
+def _case(name: str, shape: Shape, boxes: Boxes, size: int, **more: object) -> Case:
+    def make(generator: torch.Generator) -> Inputs:
+        image = normal(generator, *shape)
+        return {"image": image, "boxes": boxes(generator, shape[0]), "size": size}
+
+    more.setdefault("terms", 4 * size)
+    return Case(
+        OP, name, make, ("image",), kept=("boxes",), forward=_forward, backward=_backward, **more
+    )
+
+
+CASES = (
+    _case("sampled", (2, 3, 18, 21), _sampled(3), 6, smooth=True),
+    _case("identity", (2, 3, 9, 9), _given((0, 0, 1, 1)), 9, smooth=True),
+    _case(
+        "flipped", (2, 2, 8, 11), _given((0.1, 0, -0.5, 0.4), (0, 0.2, 0.3, -0.7)), 5, smooth=True
+    ),
+    # Over each border, in a corner, exactly to the edge, and beyond the image on all sides.
+    _case(
+        "border",
+        (1, 3, 10, 12),
+        _given(
+            (-1, 0, 0.3, 0.3),
+            (1.1, 0.2, 0.4, -0.2),
+            (0.9, -0.9, -0.3, 0.3),
+            (0.5, 0, 0.5, 1),
+            (0, 0, 2, 3),
+        ),
+        7,
+        smooth=True,
+    ),
+    _case("outside", (2, 3, 8, 8), _given((3, 0, 0.2, 0.2), (0, -9, 0.5, 0.5)), 4, smooth=True),
+    _case(
+        "degenerate",
+        (1, 2, 6, 7),
+        _given((0.2, 0.1, 0, 0.5), (0, 0, 0, 0)),
+        5,
+        terms=100,
+        smooth=True,
+    ),
+    _case(
+        "not_finite",
+        (1, 3, 8, 8),
+        _given((float("nan"), 0, 0.2, 0.2), (0, float("inf"), 0.2, 0.2), (0, 0, 1e30, 0.2)),
+        4,
+    ),
+    _case("size_1", (2, 3, 7, 6), _sampled(2), 1, smooth=True),
+    _case("pixel", (1, 1, 1, 1), _given((0, 0, 1, 1), (0.3, -0.2, 0.5, 0.5)), 3, smooth=True),
+    _case("one_row", (1, 2, 1, 13), _sampled(2, 0.3, 0.9), 4, smooth=True),
+    _case("enlarged", (1, 3, 24, 24), _sampled(2), 33, terms=400),  # many samples a pixel
+    _case("reduced", (1, 3, 70, 65), _given((0, 0, 0.9, -0.95), (0.1, 0, 1, 1)), 9),
+    _case("many_channels", (2, 17, 9, 10), _sampled(2, 0.3, 0.6), 10),
+    _case("blocks", (3, 3, 45, 37), _sampled(5, 0.3, 0.6), 19),  # tails everywhere
+    _case("empty", (0, 3, 8, 8), _sampled(2), 4),
+    _case("no_boxes", (2, 3, 8, 8), _sampled(0), 4),
+    _case("256_to_64", (16, 3, 256, 256), _sampled(8), 64, bench=True),
+    _case("256_to_128", (16, 3, 256, 256), _sampled(8), 128, bench=True),
+    _case("64_to_16", (8, 3, 64, 64), _sampled(8), 16, bench=True),
+)
+
+
+def _refusal(
+    name: str,
+    change: Callable[[Inputs], Inputs],
+    message: str,
+    error: type[Exception] = ValueError,
+) -> Refusal:
+    return Refusal(OP, name, "sampled", change, message, error)
+
+
+REFUSALS = (
+    _refusal(
+        "image_int", lambda a: {"image": a["image"].long()}, "image must be float16, bfloat16"
+    ),
+    _refusal("image_3d", lambda a: {"image": a["image"][0]}, r"image must be \[N, C, H, W\]"),
+    _refusal(
+        "image_none", lambda a: {"image": None}, "image must be a tensor, got None", TypeError
+    ),
+    _refusal("no_pixels", lambda a: {"image": a["image"][..., :0]}, "with at least one pixel"),
+    _refusal(
+        "boxes_shape",
+        lambda a: {"boxes": a["boxes"][..., :3]},
+        r"boxes must be \[N, P, 4\] for image \[2, 3, 18, 21\], got \[2, 3, 3\] float32 on cpu",
+    ),
+    _refusal("boxes_batch", lambda a: {"boxes": a["boxes"][:1]}, r"boxes must be \[N, P, 4\]"),
+    _refusal(
+        "boxes_half", lambda a: {"boxes": a["boxes"].half()}, "boxes must be float32 or float64"
+    ),
+    _refusal(
+        "boxes_device", lambda a: {"boxes": a["boxes"].to("meta")}, "boxes must be on image's"
+    ),
+    _refusal(
+        "boxes_gradient",
+        lambda a: {"boxes": a["boxes"].requires_grad_()},
+        "boxes have no gradient: detach them, got boxes that require one",
+    ),
+    _refusal("size_0", lambda a: {"size": 0}, "size must be an int of at least 1, got 0"),
+    _refusal(
+        "size_pair", lambda a: {"size": (4, 4)}, "size must be an int of at least 1, got tuple"
+    ),
+)

@@ -1,0 +1,97 @@
+"""The rows of the operator tests, from the operators' BACKENDS tuples, and what became of them."""
+
+import contextlib
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from rwm_fast import explain, use_backend
+from rwm_fast.ops import _dispatch
+from rwm_fast.testing.cases import LAYOUTS, cases, ops
+
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator on one backend and one kind of device."""
+
+    op: str
+    backend: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.backend}-{self.device}"
+
+
+def _all_rows() -> list[Row]:
+    devices = _dispatch._DEVICES
+    return [
+        Row(op, backend, device)
+        for op in ops()
+        for backend in _dispatch.backends(op)
+        for device in devices.get(backend, ("cpu", "cuda"))
+    ]
+
+
+def _absent(row: Row) -> bool:
+    return row.device == "cuda" and not torch.cuda.is_available()
+
+
+ROWS = [row for row in _all_rows() if not _absent(row)]
+_ran: Counter = Counter()
+_refused: dict[Row, Counter] = {}
+
+
+def rows_cases(keep=lambda case: True):
+    """Parameters (row, case) of the test cases that `keep` accepts."""
+    return [
+        pytest.param(row, case, id=f"{row}-{case.name}")
+        for row in ROWS
+        for case in cases(row.op)
+        if keep(case)
+    ]
+
+
+def full_grid():
+    """Parameters (row, dtype, layout, case): every combination."""
+    return [
+        pytest.param(row, dtype, layout, case, id=f"{row}-{name}-{layout}-{case.name}")
+        for row in ROWS
+        for name, dtype in DTYPES.items()
+        for layout in LAYOUTS
+        for case in cases(row.op)
+    ]
+
+
+@contextlib.contextmanager
+def on_backend(row: Row, inputs: dict):
+    """Run the block on the row's backend, or skip with the backend's reason; both are counted."""
+    with use_backend(row.backend):
+        answer = explain(row.op, **inputs)[row.backend]
+        if answer != "used":
+            _refused.setdefault(row, Counter())[answer] += 1
+            pytest.skip(f"{row}: {answer}")
+        _ran[row] += 1
+        yield
+
+
+def report() -> list[str]:
+    """One line for each row: how many tests ran, how many were refused and why."""
+    if not _ran and not _refused:
+        return []
+    lines = []
+    for row in ROWS:
+        line = f"{row!s:40} {_ran[row]:5} ran"
+        for reason, count in _refused.get(row, {}).items():
+            line += f"; {count} skipped: {reason}"
+        lines.append(line)
+    absent = sorted({f"{row.backend}-{row.device}" for row in _all_rows() if _absent(row)})
+    return lines + ([f"not here: {', '.join(absent)}: torch sees no CUDA device"] if absent else [])
