@@ -1,0 +1,1 @@
+"""Training pictures: landscapes that the package draws itself, photos, and random region masks."""

@@ -1,0 +1,36 @@
+"""Content jitter (ours, not the paper's): the content branch sees wrong colours.
+
+Colour leaks into the content code when only reconstruction is trained. If the content branch sees
+each picture under a random linear map of its colours, while style and target stay clean, colours in
+the content code are of no use.
+"""
+
+import torch
+from torch import Tensor
+
+
+def color_jitter(images: Tensor, strength: float, keep: float = 0.2,
+                 generator: torch.Generator | None = None) -> Tensor:
+    """Each picture under a random 3 x 3 colour matrix and offset; geometry is untouched.
+
+    y = clamp((1 + .45 s A) x + .25 s b, -1, 1) per pixel, with s = `strength`, A [3, 3] and b [3]
+    standard normal, one draw per picture; a share `keep` of the pictures stays as it is.
+
+    `images`: [N, 3, H, W] in [-1, 1], any floating dtype. Returns the same shape, dtype and memory
+    format. `generator` may live on another device than the images; strength 0 returns `images`.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"color_jitter: images must be [N, 3, H, W], got {list(images.shape)}")
+    if strength == 0:
+        return images
+    source = generator.device if generator is not None else "cpu"
+    n = len(images)
+    normal = torch.randn(n, 3, 4, generator=generator, device=source) * strength
+    mixed = (torch.rand(n, 1, 1, generator=generator, device=source) >= keep).float()
+    matrix = torch.eye(3, device=source) + .45 * normal[..., :3] * mixed  # [N, 3, 3]
+    offset = .25 * normal[..., 3] * mixed[..., 0]  # [N, 3]
+    matrix, offset = (t.to(images.device, images.dtype) for t in (matrix, offset))
+    result = torch.einsum("nij,njhw->nihw", matrix, images) + offset[..., None, None]
+    layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else (
+        torch.contiguous_format)
+    return result.clamp_(-1, 1).contiguous(memory_format=layout)
