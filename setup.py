@@ -160,7 +160,7 @@ def parse_archs(spec, known, strict=True):
         if wants_ptx and special and strict:
             raise CompileError(f"CUDA targets: {word}: PTX of sm_{number}{special} runs only there")
         if wants_ptx and special:
-            notes.append(f"+PTX of {word} dropped")
+            notes.append(f"+PTX of {word.removesuffix('+PTX')} dropped")
         elif wants_ptx:
             ptx.add(int(number))
         if number + special not in targets:

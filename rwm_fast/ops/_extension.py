@@ -53,14 +53,17 @@ def why_not_cuda() -> str | None:
 
 @functools.cache
 def load_cpu() -> Extension:
-    """Import `_C`, hand it torch's thread pool, and apply RWM_FAST_CPU_ISA."""
+    """Import `_C`, hand it torch's thread pool, and apply RWM_FAST_CPU_ISA (ValueError if bad)."""
     extension = _load("_C", "cpu")
     if extension.module is not None:
         run, count = (torch_function(n) for n in ("torch_parallel_for", "torch_get_num_threads"))
         extension.module.set_thread_pool(run, count)
         isa = os.environ.get("RWM_FAST_CPU_ISA")
         if isa:
-            extension.module.set_isa(isa)  # ValueError names what this CPU lacks
+            try:
+                extension.module.set_isa(isa)
+            except ValueError as error:  # an unknown name, or more than this CPU has
+                raise ValueError(str(error).replace("set_isa", "RWM_FAST_CPU_ISA")) from None
     return extension
 
 

@@ -1,0 +1,147 @@
+"""The build's decisions that need no compiler: CUDA targets, switches, programs, sources."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("setuptools", reason="setup.py needs it")
+
+ROOT = Path(__file__).parent.parent
+SPEC = importlib.util.spec_from_file_location("rwm_fast_setup", ROOT / "setup.py")
+build = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(build)
+
+KNOWN = {"75", "80", "86", "89", "90", "100", "120"}  # of nvcc 13.0
+
+
+@pytest.mark.parametrize(
+    ("spec", "names"),
+    [
+        ("8.0", "sm_80 ptx80"),
+        ("80 90a", "sm_80 sm_90a ptx80"),
+        ("sm_90a", "sm_90a ptx80"),
+        ("8.0;8.6,9.0a 12.0", "sm_80 sm_86 sm_90a sm_120 ptx80"),
+        ("7.5", "sm_75 ptx75"),  # the lowest target below 80
+        ("8.6+PTX", "sm_86 ptx80 ptx86"),
+        ("10.0 10.0", "sm_100 ptx80"),
+        (build.DEFAULT_ARCHS, "sm_80 sm_86 sm_89 sm_90a sm_100 sm_120 ptx80"),
+    ],
+)
+def test_cuda_targets(spec, names):
+    flags, got, notes = build.parse_archs(spec, KNOWN)
+    assert " ".join(got) == names
+    assert notes == []
+    assert len(flags) == len(got)
+    for flag, name in zip(flags, got, strict=True):
+        number = name.removeprefix("sm_").removeprefix("ptx")
+        code = f"sm_{number}" if name.startswith("sm") else f"compute_{number}"
+        assert flag == f"-gencode=arch=compute_{number},code={code}"
+
+
+def test_cuda_targets_that_nvcc_does_not_know_are_dropped_and_named():
+    _, names, notes = build.parse_archs("7.0 8.0", KNOWN)
+    assert names == ["sm_80", "ptx80"]
+    assert notes == ["7.0 dropped, this nvcc does not know it"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("7.0", "nothing left of '7.0'"),
+        ("fast", "cannot read 'fast'"),
+        ("9.0a+PTX", r"PTX of sm_90a runs only there"),
+    ],
+)
+def test_cuda_targets_refused(spec, message):
+    with pytest.raises(build.CompileError, match=message):
+        build.parse_archs(spec, KNOWN)
+
+
+def test_a_list_written_for_torch_loses_the_ptx_it_cannot_have():
+    _, names, notes = build.parse_archs("9.0a+PTX", KNOWN, strict=False)
+    assert names == ["sm_90a", "ptx80"]
+    assert notes == ["+PTX of 9.0a dropped"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "spec"),
+    [("9.0\n9.0\n", "9.0a"), ("8.6\n12.0\n", "12.0 8.6"), ("", ""), ("N/A\n", "")],
+)
+def test_visible_gpus(monkeypatch, shown, spec):
+    monkeypatch.setattr(build, "output", lambda *command: shown)
+    assert build.visible_gpus() == spec
+
+
+def test_the_environment_says_which_targets(monkeypatch):
+    monkeypatch.setattr(build, "visible_gpus", lambda: "9.0a")
+    answers = {"--list-gpu-code": "sm_80\nsm_90\n", "--version": "release 13.0, V13.0.88"}
+    monkeypatch.setattr(build, "output", lambda nvcc, option: answers[option])
+    monkeypatch.delenv("RWM_FAST_CUDA_ARCHS", raising=False)
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    assert build.cuda_targets("nvcc")[1] == "built with nvcc 13.0 for sm_90a ptx80"
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.0;9.0a+PTX")
+    assert build.cuda_targets("nvcc")[1] == (
+        "built with nvcc 13.0 for sm_90a ptx80;"
+        " 7.0 dropped, this nvcc does not know it; +PTX of 9.0a dropped"
+    )
+    monkeypatch.setenv("RWM_FAST_CUDA_ARCHS", "8.0")
+    assert build.cuda_targets("nvcc")[1] == "built with nvcc 13.0 for sm_80 ptx80"
+
+
+def test_switches(monkeypatch):
+    monkeypatch.delenv("RWM_FAST_EXT", raising=False)
+    assert build.switch("RWM_FAST_EXT") == "auto"
+    for value in ("", "auto", "0", "1"):
+        monkeypatch.setenv("RWM_FAST_EXT", value)
+        assert build.switch("RWM_FAST_EXT") == (value or "auto")
+    monkeypatch.setenv("RWM_FAST_EXT", "yes")
+    with pytest.raises(build.CompileError, match="RWM_FAST_EXT must be auto, 1 or 0, got 'yes'"):
+        build.switch("RWM_FAST_EXT")
+
+
+def without_programs(monkeypatch):
+    for name in ("CXX", "RWM_FAST_NVCC", "CUDACXX", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RWM_FAST_EXT", raising=False)
+    monkeypatch.delenv("RWM_FAST_CUDA", raising=False)
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+
+
+def test_no_compiler_is_a_reason_unless_insisted(monkeypatch):
+    without_programs(monkeypatch)
+    with pytest.raises(build.Skipped, match=r"no C\+\+ compiler on PATH"):
+        build.make_cpu("_C")
+    monkeypatch.setenv("RWM_FAST_EXT", "1")
+    with pytest.raises(build.CompileError, match=r"RWM_FAST_EXT=1: no C\+\+ compiler on PATH"):
+        build.make_cpu("_C")
+
+
+def test_no_nvcc_is_a_reason_unless_insisted(monkeypatch, tmp_path):
+    without_programs(monkeypatch)
+    monkeypatch.setattr(build, "CSRC", tmp_path)
+    (tmp_path / "op").mkdir()
+    (tmp_path / "op/cuda.cu").touch()
+    with pytest.raises(build.Skipped, match="no nvcc in RWM_FAST_NVCC"):
+        build.make_cuda("_cuda")
+    monkeypatch.setenv("RWM_FAST_CUDA", "1")
+    with pytest.raises(build.CompileError, match="RWM_FAST_CUDA=1: no nvcc in RWM_FAST_NVCC"):
+        build.make_cuda("_cuda")
+    monkeypatch.setenv("RWM_FAST_CUDA", "0")
+    with pytest.raises(build.Skipped, match="RWM_FAST_CUDA=0"):
+        build.make_cuda("_cuda")
+
+
+@pytest.mark.parametrize(("name", "find"), [("CXX", "find_cxx"), ("RWM_FAST_NVCC", "find_nvcc")])
+def test_a_program_named_by_the_user_must_exist(monkeypatch, name, find):
+    monkeypatch.setenv(name, "/nowhere/compiler")
+    with pytest.raises(build.CompileError, match=f"{name}=/nowhere/compiler: there is no such"):
+        getattr(build, find)()
+
+
+def test_dependencies_cap_torch_at_the_newest_version_tested():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert re.search(r'"torch>=2\.10,<2\.14"', text)
+    for name in ("numpy", "pillow", "safetensors", "tqdm", "tyro", "matplotlib"):
+        assert re.search(rf'"{name}>=[\d.]+"', text), name
