@@ -99,8 +99,8 @@ def modulated_conv2d(
     Returns
     -------
     Tensor
-        [N, O, H, W] in x's dtype and memory format. H = h·up/down for an odd kernel of k taps with
-        padding k // 2, rounded up; other paddings add to it or crop.
+        [N, O, H, W] in x's dtype and memory format. H = h·up // down for an odd kernel of k taps
+        with padding k // 2; other paddings add to it or crop.
 
     Gradients to every tensor but the filter, of every order, each in its argument's dtype. The
     convolution works in x's dtype, all else in float32 or better. Determinism is that of torch's

@@ -94,7 +94,7 @@ def check_filter(op: str, name: str, filter: Tensor | None, x: Tensor) -> None:
 
 def pair(op: str, name: str, value: int | Sequence[int]) -> list[int]:
     """A factor along x and along y."""
-    values = [value, value] if isinstance(value, int) else list(value)
+    values = list(value) if isinstance(value, Sequence) else [value, value]
     fits = len(values) == 2 and all(isinstance(v, int) and v >= 1 for v in values)
     _check.require(fits, op, f"{name} must be one or two numbers of at least 1", str(value))
     return values
@@ -102,9 +102,7 @@ def pair(op: str, name: str, value: int | Sequence[int]) -> list[int]:
 
 def parse_padding(op: str, padding: int | Sequence[int]) -> list[int]:
     """Padding as [x before, x after, y before, y after]."""
-    if isinstance(padding, (int, torch.SymInt)):
-        return [padding] * 4
-    values = list(padding)
+    values = list(padding) if isinstance(padding, Sequence) else [padding] * 4
     if len(values) == 2:
         values = [values[0], values[0], values[1], values[1]]
     fits = len(values) == 4 and all(isinstance(v, (int, torch.SymInt)) for v in values)

@@ -88,7 +88,9 @@ REFUSALS = (
     _refusal("x_list", lambda a: {"x": [1.0]}, "x must be a tensor, got list", TypeError),
     _refusal("filter_int", lambda a: {"filter": torch.ones(3).int()}, "filter must be float16"),
     _refusal(
-        "filter_3d", lambda a: {"filter": torch.ones(1, 2, 2)}, r"filter must be \[F\] or \[FH, FW\]"
+        "filter_3d",
+        lambda a: {"filter": torch.ones(1, 2, 2)},
+        r"filter must be \[F\] or \[FH, FW\]",
     ),
     _refusal("filter_empty", lambda a: {"filter": torch.ones(0)}, "at least one tap"),
     _refusal(
@@ -96,7 +98,9 @@ REFUSALS = (
         lambda a: {"filter": torch.ones(3, requires_grad=True)},
         "filter must not require a gradient: the operator gives none for it",
     ),
-    _refusal("filter_device", lambda a: {"filter": a["filter"].to("meta")}, "filter must be on cpu"),
+    _refusal(
+        "filter_device", lambda a: {"filter": a["filter"].to("meta")}, "filter must be on cpu"
+    ),
     _refusal("up_0", lambda a: {"up": 0}, "up must be one or two numbers of at least 1, got "),
     _refusal("up_half", lambda a: {"up": 1.5}, "up must be one or two numbers of at least 1"),
     _refusal("down_3", lambda a: {"down": [1, 1, 1]}, "down must be one or two numbers"),
