@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
 
 from rwm_fast.testing.cases.case import Case, Inputs, Refusal, Work, normal, uniform
 
