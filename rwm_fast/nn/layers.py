@@ -53,7 +53,7 @@ class EqualLinear(nn.Module):
             return F.linear(x, weight, self.bias.to(x.dtype))
         y = F.linear(x, weight)
         rows = y.reshape(-1, self.out_features)  # [*, O]: bias_act's channels are dimension 1
-        return bias_act(rows, self.bias.to(x.dtype), activation=self.activation).view(y.shape)
+        return bias_act(rows, self.bias, activation=self.activation).view(y.shape)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, activation={self.activation}"
@@ -110,12 +110,11 @@ class EqualConv2d(nn.Module):
             early = self.down if self.kernel_size == 1 else 1
             x = upfirdn2d(x, self.resample_filter, down=early, padding=borders)
             borders, stride = [0, 0, 0, 0], self.down // early
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        plain = self.activation == "linear"
-        y = F.conv2d(x, weight, bias if plain else None, stride=stride, padding=borders[0])
-        if plain:
-            return y
-        return bias_act(y, bias, activation=self.activation, gain=self.activation_gain)
+        if self.activation == "linear":
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return F.conv2d(x, weight, bias, stride=stride, padding=borders[0])
+        y = F.conv2d(x, weight, stride=stride, padding=borders[0])
+        return bias_act(y, self.bias, activation=self.activation, gain=self.activation_gain)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
@@ -154,6 +153,7 @@ class ModulatedConv2d(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = kernel_size
         self.up, self.demodulation, self.activation, self.gain = up, demodulation, activation, gain
+        self.fan_in = in_channels * kernel_size**2
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))  # [O]
         self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
@@ -170,13 +170,12 @@ class ModulatedConv2d(nn.Module):
             weight = weight * (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt()
         elif self.demodulation == "none":
             # the equalised gain, on the small tensor instead of the weights
-            styles = styles * (1 / math.sqrt(self.in_channels * self.kernel_size**2))
-        # with "style", the demodulation cancels any gain on the weights: they go in as they are
+            styles = styles * (1 / math.sqrt(self.fan_in))
         return modulated_conv2d(
             x,
-            weight.to(x.dtype),
+            weight,
             styles,
-            None if noise is None else noise.to(x.dtype),
+            noise,
             up=self.up,
             padding=self.kernel_size // 2,
             resample_filter=self.resample_filter,
@@ -186,6 +185,9 @@ class ModulatedConv2d(nn.Module):
             bias=self.bias,
             activation=self.activation,
             gain=self.gain,
+            # demodulation cancels the equalised gain 1/√fan_in, so the weights go in without it;
+            # ε then has to be fan_in times as large to stand where it is published
+            eps=1e-8 * self.fan_in,
         )
 
     def extra_repr(self) -> str:
