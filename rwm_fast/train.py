@@ -6,9 +6,6 @@ Running the same command again goes on where it stopped. Ctrl-C saves first.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from rwm_fast.app.command_line import parse_into
 from rwm_fast.config import PRESETS, Config, preset
 from rwm_fast.errors import UserError, reports_user_errors
 from rwm_fast.training.device import prepare
@@ -53,38 +51,18 @@ def parse(argv: list[str]) -> Arguments:
         base = base.quick() if start.quick else base
     except (argparse.ArgumentError, ValueError) as error:
         raise UserError(str(error)) from None
-    long = [_lengthen(word) for word in argv]
-    given = {word.split("=")[0] for word in long}
+    words = [_lengthen(word) for word in argv]
+    given = {word.split("=")[0] for word in words}
     if "--train.kimg" in given and "--train.seconds" not in given:  # images, then, not time
         base = replace(base, train=replace(base.train, seconds=0.0))
-    return _parse_settings(long, base)
+    names = ", ".join(f"{short} = {long}" for short, long in SHORT.items())
+    described = f"{__doc__}\nPresets: {', '.join(PRESETS)}. Short names: {names}."
+    return parse_into(Arguments, words, "train", described, default=Arguments(config=base))
 
 
 def _lengthen(word: str) -> str:
     name, equals, value = word.partition("=")
     return SHORT.get(name, name) + equals + value
-
-
-def _parse_settings(argv: list[str], base: Config) -> Arguments:
-    """The command line over a preset, read by a parser generated from the dataclasses."""
-    names = ", ".join(f"{short} = {long}" for short, long in SHORT.items())
-    described = f"{__doc__}\nPresets: {', '.join(PRESETS)}. Short names: {names}."
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Arguments, args=argv, default=Arguments(config=base),
-                            prog="python -m rwm_fast.train", description=described)
-    except SystemExit as stop:
-        if stop.code:
-            raise UserError(one_sentence(complaint.getvalue())) from None
-        raise
-
-
-def one_sentence(box: str) -> str:
-    """The first paragraph of the parser's framed message, without the frame."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    paragraph = re.split(r"\n{2,}", "\n".join(lines[1:]).strip())[0]
-    return " ".join(paragraph.split()).rstrip(".") + " (see --help)"
 
 
 def default_out(arguments: Arguments) -> str:

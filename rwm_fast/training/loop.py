@@ -43,12 +43,11 @@ class Loop:
     """Runs a task until the clock says done or the user stops it."""
 
     def __init__(self, task: Task, snapshots: Snapshots, config: TrainConfig, clock: Clock,
-                 checkpoints: Checkpoints, log: JsonLines, progress: Progress,
-                 device: torch.device):
+                 checkpoints: Checkpoints, log: JsonLines, progress: Progress):
         self.task, self.snapshots, self.config, self.clock = task, snapshots, config, clock
         self.checkpoints, self.log, self.progress = checkpoints, log, progress
-        self.device, self.stats = device, Stats()
-        self.nimg = 0
+        self.stats = Stats()
+        self.nimg = 0  # images seen: the clock of everything
         self.saved: Path | None = None
 
     def resume(self) -> bool:
@@ -60,14 +59,16 @@ class Loop:
         self.log.keep_until(nimg)
         return True
 
-    def run(self, batches: Iterator[Tensor]) -> bool:
+    def run(self, batches: Iterator[dict[str, Tensor]]) -> bool:
         """Train; True when the run is done, False when it was stopped. Both ways it is saved."""
+        if self.clock.done(self.nimg) and self.saved:
+            return True
         config, working, since = self.config, 0.0, self.nimg
         ticked, sampled = self.clock.seconds, 0.0  # seconds; waiting for the first picture counts
         with StopSignal() as stop, self.progress:
             while not (self.clock.done(self.nimg) or stop.asked):
                 begun = time.monotonic()
-                image = next(batches).to(self.device, non_blocking=True)
+                image = next(batches)["image"]
                 random = step_generator(config.seed, self.nimg)
                 before, progress = self.nimg, self.clock.progress(self.nimg)
                 self.stats.add(self.task.step(image, self.nimg, progress, random))
@@ -97,11 +98,8 @@ class Loop:
             raise self.failure(str(error)) from None
         if not losses:
             return
-        memory = {}
-        if self.device.type == "cuda":
-            memory = {"memory_gib": torch.cuda.max_memory_allocated(self.device) / 2**30}
         record = {"nimg": self.nimg, "seconds": self.clock.seconds, "images_per_second": rate}
-        self.log.append(record | self.task.facts() | memory
+        self.log.append(record | self.task.facts()
                         | {f"loss/{name}": value for name, value in losses.items()})
         self.progress.losses(losses, self.nimg, self.clock, rate)
 

@@ -1,8 +1,16 @@
-"""Held-out pairs of landscapes, with the true answer to every swap."""
+"""Held-out pairs of pictures: landscapes with the true answer to every swap, or photos without."""
 
+from __future__ import annotations
+
+import numpy as np
 import torch
+from torch import Tensor
 
+from rwm_fast.config import Config, MaskConfig
 from rwm_fast.data import landscapes
+from rwm_fast.data.loader import TrainingSet, open_training_set
+from rwm_fast.data.masks import sample_masks
+from rwm_fast.data.photos import PhotoSet
 from rwm_fast.metrics.evaluate import Pairs
 
 # First seeds of content and style. Settings are chosen on "tune"; "report" is looked at only to
@@ -10,8 +18,19 @@ from rwm_fast.metrics.evaluate import Pairs
 SPLITS = {"tune": (10_000_000, 20_000_000), "report": (30_000_000, 40_000_000)}
 
 
+def held_out_pairs(config: Config, split: str, count: int,
+                   pictures: TrainingSet | None = None) -> Pairs:
+    """Pairs of the kind of picture that `config.data` names; `pictures` saves opening them again.
+
+    Photos know no split: those held out of training serve both.
+    """
+    if not config.data.sources:
+        return landscape_pairs(split, count, config.model.image_size)
+    return photo_pairs(pictures or open_training_set(config), count, config.mask)
+
+
 def landscape_pairs(split: str, count: int, size: int) -> Pairs:
-    """`count` pairs: scene k with its own style, scene k' of another style, and the true swap.
+    """`count` pairs: a scene in its own style, another scene in another style, the true swap.
 
     Masks are the scenes' own regions (sky, mountain, water, ground), by turns.
     """
@@ -25,11 +44,28 @@ def landscape_pairs(split: str, count: int, size: int) -> Pairs:
 
 
 def _render(content_seed: int, style_seed: int, rows: range, size: int):
-    scene = landscapes.content([content_seed + k for k in rows])
-    own_style = landscapes.style([content_seed + k for k in rows])
-    other_scene = landscapes.content([style_seed + k for k in rows])
-    other_style = landscapes.style([style_seed + k for k in rows])
+    scene, own_style = (draw([content_seed + k for k in rows])
+                        for draw in (landscapes.content, landscapes.style))
+    other_scene, other_style = (draw([style_seed + k for k in rows])
+                                for draw in (landscapes.content, landscapes.style))
     content, regions = landscapes.render(scene, own_style, size)
     style, _ = landscapes.render(other_scene, other_style, size)
     truth, _ = landscapes.render(scene, other_style, size)
     return content, style, regions, truth
+
+
+def photo_pairs(pictures: PhotoSet, count: int, config: MaskConfig) -> Pairs:
+    """At most `count` pairs of held-out photos (of training photos in a set too small to hold some
+    out), with random masks; every photo comes as content before one comes twice."""
+    photos = (pictures.held_out or pictures.training)[:count]
+    images = torch.stack([_image(pictures.centre(photo)) for photo in photos])
+    n = len(images)
+    rows = torch.arange(min(count, max(1, n * (n - 1))))
+    content, style = rows % n, (rows + 1 + rows // n) % n  # never the same one, unless n = 1
+    mask = sample_masks(len(rows), tuple(images.shape[2:]), config,
+                        generator=torch.Generator().manual_seed(0))
+    return Pairs(images[content], images[style], mask)
+
+
+def _image(values: np.ndarray) -> Tensor:  # uint8 [H, W, 3] -> float32 [3, H, W] in [-1, 1]
+    return torch.from_numpy(np.array(values)).permute(2, 0, 1).float().div(127.5).sub(1)

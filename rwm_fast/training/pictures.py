@@ -17,8 +17,11 @@ TILE = 128  # px, least side of a picture in a grid: small ones are enlarged wit
 LABEL = 150  # px, width of the row names
 
 
-def grid_rows(pairs: Pairs, painted: Painted) -> dict[str, Tensor]:
-    """Rows of images [N, 3, H, W] by name. Kept detail (ours): content + edit - reconstruction."""
+def grid_rows(pairs: Pairs, painted: Painted, columns: int) -> dict[str, Tensor]:
+    """Rows of at most `columns` images [N, 3, H, W] by name.
+
+    Kept detail (ours): content + edit - reconstruction.
+    """
     kept = lambda image: keep_detail(pairs.content, image, painted.reconstructed)
     rows = {"content": pairs.content, "style": pairs.style,
             "reconstruction": painted.reconstructed, "swap": painted.swapped,
@@ -29,7 +32,7 @@ def grid_rows(pairs: Pairs, painted: Painted) -> dict[str, Tensor]:
     rows["mask"] = pairs.mask.expand_as(pairs.content) * 2 - 1
     rows["region edit"] = painted.edited
     rows["edit, kept detail"] = kept(painted.edited)
-    return rows
+    return {name: images[:columns] for name, images in rows.items()}
 
 
 def save_grid(rows: dict[str, Tensor], path: Path) -> None:

@@ -29,6 +29,13 @@ class Progress:
             self.bar.close()
             self.bar = None
 
+    def preparing(self, done: int, total: int) -> None:
+        """While pictures are drawn or checked."""
+        now = time.monotonic()
+        if now - self._said >= PLAIN_SECONDS or done == total:
+            self._said = now
+            self.say(f"pictures: {done} of {total}")
+
     def show(self, nimg: int, clock: Clock, rate: float) -> None:
         """After every step; costs nothing without a terminal."""
         if self.bar is not None:

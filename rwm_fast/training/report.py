@@ -14,7 +14,7 @@ from rwm_fast.config import Config
 from rwm_fast.metrics.evaluate import Pairs, gate, paint, score
 from rwm_fast.models import save_weights
 from rwm_fast.training.checkpoint import write_whole
-from rwm_fast.training.pictures import grid_rows, save_curves, save_grid
+from rwm_fast.training.pictures import grid_rows, save_grid
 from rwm_fast.training.run_folder import RunFolder
 
 COLUMNS = 10  # pictures a row of the grid
@@ -29,13 +29,12 @@ class Snapshots:
     def __init__(self, folder: RunFolder, config: Config, networks: dict[str, nn.Module],
                  pairs: Pairs):
         self.folder, self.config, self.networks = folder, config, networks
-        self.pairs = pairs.first(SAMPLE_PAIRS)
+        self.pairs = pairs
 
     def sample(self, nimg: int) -> dict[str, float]:
         """A grid in samples/, named by images seen; returns the scores worth watching."""
         painted = paint(**self.networks, pairs=self.pairs)
-        rows = {name: images[:COLUMNS] for name, images in grid_rows(self.pairs, painted).items()}
-        save_grid(rows, self.folder.samples / f"{nimg:09d}.png")
+        save_grid(grid_rows(self.pairs, painted, COLUMNS), self.folder.samples / f"{nimg:09d}.png")
         result = score(self.pairs, painted)
         return {name: result[name] for name in SHOWN if name in result}
 
@@ -54,6 +53,12 @@ def evaluate(networks: dict[str, nn.Module], pairs: Pairs, quick: bool) -> dict:
     return report
 
 
+def save_pairs_grid(networks: dict[str, nn.Module], pairs: Pairs, path: Path) -> None:
+    """The first pairs and what the networks make of them."""
+    first = pairs.first(COLUMNS)
+    save_grid(grid_rows(first, paint(**networks, pairs=first), COLUMNS), path)
+
+
 def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
     """Where numbers were made."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -64,11 +69,6 @@ def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
 def save_report(path: Path, report: dict) -> None:
     plain = json.loads(json.dumps(report), parse_constant=lambda name: None)  # NaN is not JSON
     write_whole(path, lambda p: p.write_text(json.dumps(plain, indent=2) + "\n"))
-
-
-def save_final_pictures(snapshots: Snapshots, nimg: int) -> None:
-    snapshots.sample(nimg)
-    save_curves(snapshots.folder.log.read(), snapshots.folder.curves)
 
 
 TRUTH_ROWS = {"swap": "swap, from the truth", "inside": "edit inside the mask, from the truth"}

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from rwm_fast.config import Config
-from rwm_fast.training import device as devices
+from rwm_fast.data.loader import TrainingSet, make_loader, open_training_set
 from rwm_fast.training.clock import Clock
+from rwm_fast.training.device import prepare
 from rwm_fast.training.loop import Loop
 from rwm_fast.training.pairs import held_out_pairs
+from rwm_fast.training.pictures import save_curves
 from rwm_fast.training.progress import Progress
 from rwm_fast.training.report import (
+    SAMPLE_PAIRS,
     Snapshots,
     evaluate,
     machine,
-    save_final_pictures,
     save_report,
     table,
 )
 from rwm_fast.training.run_folder import RunFolder
-from rwm_fast.training.source import open_source
 from rwm_fast.training.trainer import Trainer
 
-log = logging.getLogger("rwm_fast")
 REPORT_PAIRS = 256
 
 
@@ -37,29 +36,41 @@ def train(config: Config, out: str | Path, *, quick: bool = False) -> dict | Non
     Raises UserError for input that cannot be used, NotFiniteError when a loss term or a parameter
     stops being finite.
     """
-    clock = Clock(config.train)
-    device, dtype = devices.prepare(config.train)
-    folder = RunFolder(out)
+    clock, progress, folder = Clock(config.train), Progress(), RunFolder(out)
+    device, dtype = prepare(config.train)
     folder.begin(config)
-    source = open_source(config, folder)
+    pictures = open_training_set(config, progress.preparing)
+    save_report(folder.pictures, pictures.report())
+    progress.say(f"{pictures.describe()}; {', '.join(map(str, machine(device, dtype).values()))}")
     trainer = Trainer(config, device, dtype)
-    progress = Progress()
-    networks = trainer.ema.modules
-    snapshots = Snapshots(folder, config, networks, held_out_pairs(config, source, "tune"))
+    tune = held_out_pairs(config, "tune", SAMPLE_PAIRS, pictures)
+    snapshots = Snapshots(folder, config, trainer.ema.modules, tune)
     loop = Loop(trainer, snapshots, config.train, clock,
-                folder.checkpoints(config.train.keep_checkpoints), folder.log, progress, device)
+                folder.checkpoints(config.train.keep_checkpoints), folder.log, progress)
     if loop.resume():
-        progress.say(f"{folder.path}: going on after {loop.nimg / 1000:.1f} kimg")
-    progress.say(f"{source.describe()}; {machine(device, dtype)}")
-    if not loop.run(source.batches(loop.nimg)):
-        progress.say(f"stopped after {loop.nimg / 1000:.1f} kimg and saved in {folder.path}; "
+        progress.say(f"{folder.path}: going on after {loop.nimg / 1000:.3f} kimg")
+    batches = make_loader(pictures, config.train.batch, start=loop.nimg, device=device)
+    done = loop.run(batches)
+    batches.close()
+    save_report(folder.pictures, pictures.report())
+    if not done:
+        progress.say(f"stopped after {loop.nimg / 1000:.3f} kimg and saved in {folder.path}; "
                      f"the same command goes on")
         return None
-    save_final_pictures(snapshots, loop.nimg)
+    return finish(snapshots, loop, pictures, quick, machine(device, dtype))
+
+
+def finish(snapshots: Snapshots, loop: Loop, pictures: TrainingSet, quick: bool,
+           machine: dict) -> dict:
+    """The last pictures, curves and scores of a run that is done."""
+    folder, config = snapshots.folder, snapshots.config
+    loop.sample()
+    save_curves(folder.log.read(), folder.curves)
+    pairs = held_out_pairs(config, "report", REPORT_PAIRS, pictures)
     report = {"preset": config.preset, "quick": quick, "seed": config.train.seed,
-              "kimg": loop.nimg / 1000, **machine(device, dtype),
-              **evaluate(networks, held_out_pairs(config, source, "report"), quick)}
-    report["seconds"] = clock.seconds
+              "kimg": loop.nimg / 1000, **machine, **evaluate(snapshots.networks, pairs, quick),
+              "seconds": loop.clock.seconds}
     save_report(folder.report, report)
     print(table(report))
+    print(f"{folder.path}: {loop.nimg / 1000:.1f} kimg in {loop.clock.seconds:.0f} s")
     return report

@@ -14,7 +14,7 @@ from rwm_fast.training.stats import JsonLines
 FREE = {"train": {"kimg", "seconds", "device", "threads", "log_kimg", "sample_kimg",
                   "sample_seconds", "checkpoint_kimg", "keep_checkpoints", "quick_seconds",
                   "quick_reconstruction_fraction"},
-        "data": {"workers"}}
+        "data": {"workers", "cache_mb"}}
 
 
 class RunFolder:
@@ -27,7 +27,7 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.report = self.path / "report.json"
         self.weights = self.path / "weights.safetensors"
-        self.bad_files = self.path / "bad_files.txt"
+        self.pictures = self.path / "pictures.json"  # what was found, and what cannot be read
         self.log = JsonLines(self.path / "log.jsonl")
 
     def checkpoints(self, keep: int) -> Checkpoints:

@@ -23,7 +23,7 @@ class Trainer:
     """What the loop drives: `step` learns from a batch, `state` names all that a run must keep."""
 
     def __init__(self, config: Config, device: torch.device, dtype: torch.dtype):
-        self.config, train = config, config.train
+        self.config, self.device, train = config, device, config.train
         self.nets = build_networks(config)
         for module in self.nets.as_dict().values():
             module.to(device, memory_format=torch.channels_last)
@@ -113,8 +113,11 @@ class Trainer:
 
     def facts(self) -> dict[str, float]:
         """What a log line says beside the losses."""
-        return {"learning_rate": self.paint_optimizer.param_groups[0]["lr"],
-                "generator_steps": self.counts.paint, "discriminator_steps": self.counts.judge}
+        facts = {"learning_rate": self.paint_optimizer.param_groups[0]["lr"],
+                 "generator_steps": self.counts.paint, "discriminator_steps": self.counts.judge}
+        if self.device.type == "cuda":
+            facts["memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        return facts
 
     def state(self) -> dict:
         """Everything that training changes, by name."""
