@@ -152,8 +152,8 @@ class RegionEditor(nn.Module):
         mask = mask.to(image.device, self.generator.parameter_dtype).expand(n, -1, -1, -1)
         rest = 1 - mask.sum(1, keepdim=True)  # [N, 1, H, W]
         least = min(mask.min().item(), rest.min().item()) if mask.numel() else 0.0
-        # one 8-bit step: planes that were stored as pictures may overlap by rounding
+        # one 8-bit step a plane: planes that were stored as pictures may overlap by rounding
         rule = "mask must be in [0, 1] and its planes must add up to at most 1"
-        require(least >= -1 / 255, "repaint", rule, f"{mask.min()} to {mask.sum(1).max()}")
+        require(least >= -styles / 255, "repaint", rule, f"{mask.min()} to {mask.sum(1).max()}")
         regions = torch.cat([rest, mask], 1).clamp_min(0)
         return self._pad(regions / regions.sum(1, keepdim=True))
