@@ -1,0 +1,197 @@
+"""The user's photos as training crops: found, checked, kept in memory when they fit."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from rwm_fast.config import DataConfig
+from rwm_fast.data.crops import crop, working_copy, working_size
+from rwm_fast.data.decode import BadImageError, decode, picture_size
+from rwm_fast.data.files import Folder, Zip, find_pictures
+from rwm_fast.data.order import draws_at, picture_at
+from rwm_fast.errors import UserError
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]  # (done, total)
+_MOST_HELD_OUT = 256  # pictures; scores need no more
+_FEWEST_TO_SPLIT = 20  # pictures; a smaller set trains on all
+
+
+@dataclass(frozen=True)
+class Photo:
+    place: Folder | Zip
+    domain: int
+    name: str  # within its place
+
+    def __str__(self) -> str:
+        return f"{self.place}/{self.name}"
+
+    def read(self, reader: Callable[..., T]) -> T:
+        """reader(open file); BadImageError if the file cannot be opened or read."""
+        try:
+            with self.place.open(self.name) as file:
+                return reader(file)
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # gone, locked, damaged zip
+            raise BadImageError(str(error)) from None
+
+
+@dataclass(frozen=True, order=True)
+class Unreadable:
+    name: str
+    reason: str
+
+
+class PhotoSet:
+    """Pictures from folders and zip files, each source a domain, cropped for training.
+
+    Unreadable files are left out and listed in `unreadable`; UserError when they are more than
+    `config.max_bad_fraction` of all. When the pictures at working size fit in `config.cache_mb`
+    they are decoded once and kept; otherwise they are decoded whenever they are used, in
+    `config.workers` processes. A set of at least 20 pictures keeps the share `config.held_out` of
+    them, at most 256, out of training.
+    """
+
+    def __init__(self, config: DataConfig, image_size: int, seed: int = 0,
+                 progress: Progress | None = None):
+        self.config, self.image_size, self.seed = config, image_size, seed
+        self.unreadable: list[Unreadable] = []
+        found, self.domains = _find(config.sources)
+        self._found = len(found)
+        sizes = self._read_all(found, picture_size, progress)
+        self.photos = [photo for photo in found if photo in sizes]
+        self.smaller = sum(min(size) < image_size for size in sizes.values())
+        needed = sum(3 * math.prod(working_size(size, config)) for size in sizes.values())
+        self._kept: dict[Photo, np.ndarray] | None = None
+        if needed <= config.cache_mb * 1e6:
+            self._kept = self._read_all(self.photos, self._working_copy, progress)
+            self.photos = [photo for photo in self.photos if photo in self._kept]
+        self._check()
+        self.held_out = _held_out(self.photos, config.held_out)
+        kept = set(self.held_out)
+        self.training = [photo for photo in self.photos if photo not in kept]
+
+    def __len__(self) -> int:
+        """Number of pictures to train on."""
+        return len(self.training)
+
+    @property
+    def workers(self) -> int:
+        return min(self.config.workers, os.cpu_count() or 1)
+
+    @property
+    def in_memory(self) -> bool:
+        return self._kept is not None
+
+    def sample(self, position: int) -> tuple[np.ndarray, int, list[Unreadable]]:
+        """The training crop at a position of the stream: uint8 [S, S, 3], its domain, and what
+        could not be read. An unreadable picture is replaced by the next one of the set."""
+        count, troubles = len(self.training), []
+        index = picture_at(self.seed, position, count)
+        for attempt in range(count):
+            photo = self.training[(index + attempt) % count]
+            try:
+                image = self._open(photo)
+            except BadImageError as error:
+                troubles.append(Unreadable(str(photo), str(error)))
+                continue
+            draws = draws_at(self.seed, position, 4)
+            return crop(image, self.image_size, self.config, *draws), photo.domain, troubles
+        raise UserError("none of the pictures can be read any more")
+
+    def centre(self, photo: Photo) -> np.ndarray:
+        """The central crop of a picture, neither enlarged nor mirrored: uint8 [S, S, 3]."""
+        return crop(self._open(photo), self.image_size, self.config, .5, .5)
+
+    def report_unreadable(self, more: Sequence[Unreadable]) -> None:
+        """Take note of files that became unreadable; UserError when they are too many."""
+        new = set(more) - set(self.unreadable)
+        if new:
+            self.unreadable = sorted([*self.unreadable, *new])
+            self._check()
+
+    def describe(self) -> str:
+        """One line on what was found."""
+        counts = [sum(p.domain == d for p in self.photos) for d in range(len(self.domains))]
+        domains = ", ".join(f"{n} {label}" for n, label in zip(counts, self.domains, strict=True))
+        return (f"{len(self.photos)} pictures ({domains}), {len(self.held_out)} held out, "
+                f"{len(self.unreadable)} unreadable, {self.smaller} smaller than the crop, "
+                f"{'in memory' if self.in_memory else 'read when needed'}")
+
+    def report(self) -> dict:
+        """The same for the run folder, with every unreadable file and its reason."""
+        return {"sources": list(self.config.sources), "domains": self.domains,
+                "pictures": len(self.photos), "smaller_than_the_crop": self.smaller,
+                "held_out": list(map(str, self.held_out)),
+                "unreadable": [vars(bad) for bad in self.unreadable]}
+
+    def _open(self, photo: Photo) -> Image.Image:
+        if self._kept is not None:
+            return Image.fromarray(self._kept[photo])
+        return photo.read(self._decode)
+
+    def _decode(self, file) -> Image.Image:
+        return decode(file, self.config.resize * self.config.zoom[1])
+
+    def _working_copy(self, file) -> np.ndarray:
+        return working_copy(self._decode(file), self.config)
+
+    def _check(self) -> None:
+        bad, limit = len(self.unreadable), self.config.max_bad_fraction
+        if bad > limit * self._found or bad == self._found:
+            raise UserError(
+                f"{bad} of {self._found} pictures in {', '.join(self.config.sources)} cannot be "
+                f"read (at most {limit:.0%} may be), for example {self.unreadable[0].name}: "
+                f"{self.unreadable[0].reason}")
+
+    def _read_all(self, photos: list[Photo], reader: Callable[..., T],
+                  progress: Progress | None) -> dict[Photo, T]:
+        """reader's result for every photo it can read; the others are written down.
+
+        By threads, since decoding lets go of the interpreter lock."""
+        def attempt(photo: Photo) -> T | BadImageError:
+            try:
+                return photo.read(reader)
+            except BadImageError as error:
+                return error
+
+        results = {}
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for done, result in enumerate(pool.map(attempt, photos)):
+                if isinstance(result, BadImageError):
+                    self.unreadable.append(Unreadable(str(photos[done]), str(result)))
+                else:
+                    results[photos[done]] = result
+                if progress is not None:
+                    progress(done + 1, len(photos))
+        return results
+
+
+def _find(sources: Sequence[str]) -> tuple[list[Photo], list[str]]:
+    """Every image file of the sources, and the domains' names."""
+    photos, domains = [], []
+    for domain, source in enumerate(sources):
+        place, names = find_pictures(source)
+        domains.append(place.label)
+        photos += [Photo(place, domain, name) for name in names]
+    return photos, domains
+
+
+def _held_out(photos: list[Photo], share: float) -> list[Photo]:
+    """The pictures to keep from training: decided by their names, so that a set that grows keeps
+    most of them."""
+    count = min(int(len(photos) * share), _MOST_HELD_OUT, len(photos) - 2)
+    if len(photos) < _FEWEST_TO_SPLIT:
+        return []
+    rank = lambda photo: hashlib.blake2b(os.fsencode(photo.name), digest_size=8).digest()
+    chosen = set(sorted(photos, key=rank)[:count])
+    return [photo for photo in photos if photo in chosen]
