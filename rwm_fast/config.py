@@ -182,6 +182,8 @@ class DataConfig:
     zoom: Pair = (1.0, 1.0)  # ours: range of a random enlargement before the crop
     flip: bool = True  # base: mirror half of the pictures
     max_bad_fraction: float = 0.05  # ours: share of unreadable pictures above which a run stops
+    held_out: float = 0.1  # ours: share of pictures kept from training, for scores
+    cache_mb: float = 1000.0  # ours: MB of decoded pictures kept in memory; more stays on disk
     pool: int = 6000  # ours: landscapes drawn once and kept
     workers: int = 2  # ours: loader processes for pictures on disk
 
@@ -191,8 +193,10 @@ class DataConfig:
         _require(self.workers >= 0, f"data.workers must not be negative, got {self.workers}")
         _require(1 <= self.zoom[0] <= self.zoom[1],
                  f"data.zoom must satisfy 1 <= low <= high, got {self.zoom}")
-        _require(0 <= self.max_bad_fraction <= 1,
-                 f"data.max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}")
+        for name in ("max_bad_fraction", "held_out"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"data.{name} must be in [0, 1], got {value}")
+        _require(self.cache_mb >= 0, f"data.cache_mb must not be negative, got {self.cache_mb}")
 
 
 @dataclass(frozen=True)
