@@ -1,0 +1,24 @@
+"""Which rwm_fast is tested: the one this process imports, in every process a test starts."""
+
+import os
+from pathlib import Path
+
+import torch
+
+import rwm_fast
+
+
+def pytest_configure():
+    # `python -m rwm_fast.train` prefers the current folder, which here is the source tree; these keep
+    # it on the package under test (PYTHONSAFEPATH needs Python 3.11).
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ["PYTHONPATH"] = str(Path(rwm_fast.__file__).parent.parent)
+
+
+def pytest_report_header():
+    build = rwm_fast.build_info()
+    return [
+        f"rwm_fast {build['version']} in {Path(rwm_fast.__file__).parent}",
+        f"native: {build['cpu']} (CPU), {build['cuda']} (CUDA)",
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads",
+    ]

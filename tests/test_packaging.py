@@ -1,0 +1,270 @@
+"""Installs the package in every way that the README names, in fresh virtual environments.
+
+Minutes long and it reaches the package index, so it is not part of plain `pytest`:
+`pytest -m packaging`. Environments that must run the package see this interpreter's torch through a
+.pth file; those that must not are bare.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.packaging
+
+ROOT = Path(__file__).parent.parent
+MODULE = f"rwm_fast/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+SWITCHES = ("RWM_FAST_", "CXX", "CUDA", "LDFLAGS", "PYTHONPATH", "PIP_NO_BUILD_ISOLATION")
+compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler here"
+)
+
+
+class Environment:
+    """A fresh virtual environment; with_torch lets it see the packages of this interpreter."""
+
+    def __init__(self, folder, *, with_torch=False):
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        self.folder = folder
+        self.python = str(folder / "bin" / "python")
+        if with_torch:
+            site = self.site()
+            packages = Path(torch.__file__).parent.parent
+            (site / "zz_torch.pth").write_text(f"{packages}\n")
+
+    def site(self):
+        return next((self.folder / "lib").glob("python*")) / "site-packages"
+
+    def run(self, *command, ok=True, cwd=None, **environment):
+        """Run python with these arguments; the finished process."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(SWITCHES)}
+        env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "OMP_NUM_THREADS": "1"}
+        env |= {"RWM_FAST_CUDA": "0", **environment}  # minutes, where no test asks for it
+        done = subprocess.run(
+            [self.python, *command], cwd=cwd or self.folder, env=env, capture_output=True, text=True
+        )
+        if ok:
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def install(self, *arguments, cwd=None, **options):
+        return self.run("-m", "pip", "install", *arguments, cwd=cwd, **options)
+
+    def build_info(self):
+        code = "import json, rwm_fast; print(json.dumps(rwm_fast.build_info()))"
+        return json.loads(self.run("-c", code).stdout)
+
+    def bias_act(self):
+        """Runs one operator twice; the finished process, which printed who served it."""
+        code = (
+            "import torch, rwm_fast\n"
+            "x = -torch.ones(1, 2, 4, 4)\n"
+            "for _ in range(2): y = rwm_fast.bias_act(x, gain=1.0)\n"
+            "assert torch.allclose(y, 0.2 * x), y\n"
+            "print(rwm_fast.explain('bias_act', x))\n"
+        )
+        return self.run("-W", "error", "-c", code)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the checkout, as a user has it: what git knows, or what an sdist holds."""
+    folder = tmp_path_factory.mktemp("tree")
+    listing = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    names = listing.stdout.splitlines() if listing.returncode == 0 else None
+    if names is None:
+        shutil.copytree(ROOT, folder, dirs_exist_ok=True)
+        return folder
+    for name in names:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def bare(tmp_path):
+    return Environment(tmp_path / "bare")
+
+
+@pytest.fixture
+def with_torch(tmp_path):
+    return Environment(tmp_path / "with_torch", with_torch=True)
+
+
+@pytest.fixture(scope="module")
+def no_compiler(tmp_path_factory):
+    """A PATH with the ordinary tools and no compiler."""
+    folder = tmp_path_factory.mktemp("path")
+    for name in ("sh", "uname", "ldd", "getconf", "cat", "rm"):
+        if shutil.which(name):
+            (folder / name).symlink_to(shutil.which(name))
+    return str(folder)
+
+
+@compiler
+def test_pip_install_builds_the_native_module_and_it_runs(tree, with_torch):
+    with_torch.install("--no-deps", str(tree))
+    assert with_torch.build_info()["cpu"].startswith("built with ")
+    done = with_torch.bias_act()
+    assert "'native': 'used'" in done.stdout
+    assert done.stderr == ""
+    doctor = with_torch.run("-m", "rwm_fast.doctor").stdout
+    assert "Nothing is broken." in doctor
+    assert "torch_parallel_for found" in doctor
+
+
+@compiler
+def test_pip_install_editable_imports_the_tree(tree, with_torch):
+    with_torch.install("--no-deps", "-e", str(tree))
+    where = with_torch.run("-c", "import rwm_fast; print(rwm_fast.__file__)").stdout.strip()
+    assert Path(where).resolve() == (tree / "rwm_fast/__init__.py").resolve()
+    assert (tree / MODULE).exists()
+    assert "'native': 'used'" in with_torch.bias_act().stdout
+
+
+@compiler
+def test_a_wheel_needs_no_torch_to_build_and_holds_everything(tree, bare, tmp_path):
+    bare.run("-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(tree))
+    assert bare.run("-c", "import torch", ok=False).returncode != 0
+    wheel = zipfile.ZipFile(next(tmp_path.glob("rwm_fast-*.whl")))
+    names = set(wheel.namelist())
+    assert {MODULE, "rwm_fast/_build_info.json", "rwm_fast/py.typed"} <= names
+    for source in (tree / "rwm_fast").rglob("*.py"):
+        assert source.relative_to(tree).as_posix() in names
+    metadata = wheel.read(next(n for n in names if n.endswith("/METADATA"))).decode()
+    assert "Requires-Dist: torch<2.14,>=2.10" in metadata
+    assert "License: MIT" in metadata
+    assert any(n.endswith("LICENSE") for n in names)
+    assert not any(n.startswith(("tests", "benchmarks", "csrc")) for n in names)
+
+
+@compiler
+@pytest.mark.skipif(not shutil.which("readelf"), reason="readelf is not installed")
+def test_the_native_module_links_neither_torch_nor_openmp(tree, bare, tmp_path):
+    bare.run("-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(tree))
+    zipfile.ZipFile(next(tmp_path.glob("rwm_fast-*.whl"))).extract(MODULE, tmp_path)
+    done = subprocess.run(
+        ["readelf", "-d", str(tmp_path / MODULE)], capture_output=True, text=True, check=True
+    )
+    needed = [line for line in done.stdout.splitlines() if "NEEDED" in line]
+    assert needed
+    assert not [line for line in needed if "torch" in line or "omp" in line or "python" in line]
+
+
+@compiler
+def test_the_sdist_builds(tree, bare, tmp_path):
+    bare.install("setuptools", "wheel", "pybind11", "ninja")
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
+    bare.run("-c", code, cwd=tree)
+    sdist = next(tmp_path.glob("rwm_fast-*.tar.gz"))
+    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    headers = {p.relative_to(tree).as_posix() for p in (tree / "csrc").rglob("*.h")}
+    assert headers and headers <= names
+    assert not [name for name in names if name.endswith((".so", "_build_info.json"))]
+    bare.run("-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(sdist))
+    assert MODULE in zipfile.ZipFile(next(tmp_path.glob("rwm_fast-*.whl"))).namelist()
+
+
+@compiler
+def test_without_isolation_and_without_the_index(tree, with_torch):
+    with_torch.install("setuptools", "wheel", "pybind11", "ninja")
+    with_torch.install("--no-build-isolation", "--no-deps", "--no-index", str(tree))
+    assert "'native': 'used'" in with_torch.bias_act().stdout
+
+
+def test_without_a_compiler_it_installs_and_says_so(tree, with_torch, no_compiler):
+    with_torch.install("--no-deps", str(tree), PATH=no_compiler)
+    reason = "no C++ compiler on PATH"
+    assert reason in with_torch.build_info()["cpu"]
+    done = with_torch.bias_act()
+    assert "'reference': 'used'" in done.stdout
+    # Announced at the first use, once.
+    assert done.stderr.count(reason) == 1, done.stderr
+    doctor = with_torch.run("-m", "rwm_fast.doctor").stdout
+    assert reason in doctor
+    assert "Nothing is broken." in doctor
+
+
+def test_rwm_fast_ext_0_builds_nothing(tree, with_torch):
+    with_torch.install("--no-deps", str(tree), RWM_FAST_EXT="0", RWM_FAST_CUDA="")
+    info = with_torch.build_info()
+    assert info["cpu"] == "not built: RWM_FAST_EXT=0"
+    assert info["cuda"] == "not built: RWM_FAST_EXT=0"
+    assert not list((with_torch.site() / "rwm_fast").glob("*.so"))
+
+
+def test_rwm_fast_ext_1_insists(tree, with_torch, no_compiler):
+    done = with_torch.install("--no-deps", str(tree), ok=False, PATH=no_compiler, RWM_FAST_EXT="1")
+    assert done.returncode != 0
+    assert "RWM_FAST_EXT=1: no C++ compiler on PATH" in done.stdout + done.stderr
+
+
+def test_a_compiler_that_fails_fails_the_installation(tree, with_torch):
+    done = with_torch.install("--no-deps", str(tree), ok=False, CXX="false")
+    assert done.returncode != 0
+    assert "the C++ module does not compile" in done.stdout + done.stderr
+    assert "RWM_FAST_EXT=0 installs without it" in done.stdout + done.stderr
+
+
+@compiler
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not on PATH")
+def test_nvcc_builds_the_cuda_module_and_it_loads_without_a_gpu(tree, with_torch):
+    options = {"RWM_FAST_CUDA": "1", "RWM_FAST_CUDA_ARCHS": "9.0a"}
+    with_torch.install("--no-deps", str(tree), **options)
+    assert with_torch.build_info()["cuda"].endswith("for sm_90a ptx80")
+    code = "import torch, rwm_fast._cuda as c; print(c.runtime_version(), c.device_problem())"
+    with_torch.run("-c", code)
+    assert "Nothing is broken." in with_torch.run("-m", "rwm_fast.doctor").stdout
+
+
+@compiler
+def test_a_broken_nvcc_is_a_reason_or_an_error_if_insisted(tree, with_torch, tmp_path):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho broken toolkit >&2\nexit 1\n")
+    nvcc.chmod(0o755)
+    with_torch.install("--no-deps", str(tree), RWM_FAST_NVCC=str(nvcc), RWM_FAST_CUDA="")
+    assert with_torch.build_info()["cuda"].startswith("not built: ")
+    done = with_torch.install(
+        "--no-deps", str(tree), ok=False, RWM_FAST_NVCC=str(nvcc), RWM_FAST_CUDA="1"
+    )
+    assert done.returncode != 0
+    assert "RWM_FAST_CUDA=1: " in done.stdout + done.stderr
+
+
+@compiler
+def test_a_second_build_compiles_only_what_changed(tree, bare):
+    bare.install("setuptools", "wheel", "pybind11", "ninja")
+
+    def objects(**environment):
+        """Objects that a build makes."""
+        command = ("setup.py", "build_ext", "--inplace")
+        out = bare.run(*command, cwd=tree, RWM_FAST_CUDA="0", **environment).stdout
+        return {
+            w for line in out.splitlines() if " -c " in line for w in line.split() if ".cpp" in w
+        }
+
+    def touch(name):
+        (tree / "csrc" / name).write_text((tree / "csrc" / name).read_text() + "\n")
+
+    objects()
+    assert objects() == set()
+    touch("common/isa.cpp")
+    assert {Path(o).name.removesuffix(".d") for o in objects()} == {"isa.cpp", "isa.cpp.o"}
+    touch("common/cpu_features.h")
+    sources = {o for o in objects() if o.endswith(".cpp")}
+    assert sources == {"csrc/bindings.cpp", "csrc/common/isa.cpp"}
+    everything = {o for o in objects(CXXFLAGS="-DRWM_UNUSED") if o.endswith(".cpp")}
+    assert len(everything) == 1 + len(
+        [p for p in (tree / "csrc").glob("*/*.cpp") if p.parent.name != "testing"]
+    )
