@@ -9,8 +9,8 @@ import rwm_fast
 
 
 def pytest_configure():
-    # `python -m rwm_fast.train` prefers the current folder, which here is the source tree; these keep
-    # it on the package under test (PYTHONSAFEPATH needs Python 3.11).
+    # `python -m rwm_fast.train` prefers the current folder, which here is the source tree; these
+    # two keep it on the package under test (PYTHONSAFEPATH needs Python 3.11).
     os.environ["PYTHONSAFEPATH"] = "1"
     os.environ["PYTHONPATH"] = str(Path(rwm_fast.__file__).parent.parent)
 

@@ -41,7 +41,7 @@ OPTIONAL = {
     "gradio": r"app/\w+\.py",
     "tensorboard": r"training/\w+\.py",
 }
-ADDRESSES = r"ops/(\w+/native\w*|_cuda)\.py"
+ADDRESSES = r"ops/(\w+/native\w*|_cuda|_cpu)\.py"
 
 
 def part_of(path: Path) -> str:
