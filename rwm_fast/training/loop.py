@@ -49,6 +49,7 @@ class Loop:
         self.stats = Stats()
         self.nimg = 0  # images seen: the clock of everything
         self.saved: Path | None = None
+        self.pictured = -1  # images seen at the last grid
 
     def resume(self) -> bool:
         """Go on from the newest whole checkpoint; False if there is none."""
@@ -104,6 +105,7 @@ class Loop:
         self.progress.losses(losses, self.nimg, self.clock, rate)
 
     def sample(self) -> None:
+        self.pictured = self.nimg
         scores = self.snapshots.sample(self.nimg)
         self.log.append({"nimg": self.nimg, "seconds": self.clock.seconds}
                         | {f"score/{name}": value for name, value in scores.items()})

@@ -70,7 +70,7 @@ def save_curves(records: list[dict], path: Path) -> None:
         for name, points in sorted(series.items()):
             marker = "." if len(points) < 30 else ""
             axes.plot(*zip(*points, strict=True), label=name, marker=marker)
-        axes.set(title=title, xlabel="kimg", ylim=(0, None))
+        axes.set(title=title, xlabel="kimg")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=100)

@@ -64,7 +64,8 @@ def finish(snapshots: Snapshots, loop: Loop, pictures: TrainingSet, quick: bool,
            machine: dict) -> dict:
     """The last pictures, curves and scores of a run that is done."""
     folder, config = snapshots.folder, snapshots.config
-    loop.sample()
+    if loop.pictured != loop.nimg:
+        loop.sample()
     save_curves(folder.log.read(), folder.curves)
     pairs = held_out_pairs(config, "report", REPORT_PAIRS, pictures)
     report = {"preset": config.preset, "quick": quick, "seed": config.train.seed,

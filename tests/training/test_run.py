@@ -1,0 +1,163 @@
+"""Whole runs: what they leave behind, how they stop, and that they go on where they stopped."""
+
+import json
+import logging
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from rwm_fast.config import Config
+from rwm_fast.errors import UserError
+from rwm_fast.models import RegionEditor
+from rwm_fast.training.loop import step_generator
+from rwm_fast.training.run import train
+from rwm_fast.training.stats import NotFiniteError
+from rwm_fast.training.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def few_pairs(monkeypatch):
+    for name, count in (("REPORT_PAIRS", 6), ("SAMPLE_PAIRS", 4)):
+        monkeypatch.setattr(f"rwm_fast.training.run.{name}", count)
+
+
+@pytest.fixture
+def at_image(monkeypatch):
+    """Runs something when a step begins at a given number of images."""
+    def arrange(wanted: int, action):
+        step = Trainer.step
+
+        def wrapped(self, image, nimg, *rest):
+            terms = step(self, image, nimg, *rest)
+            return action(terms) or terms if nimg == wanted else terms
+        monkeypatch.setattr(Trainer, "step", wrapped)
+    return arrange
+
+
+def press_ctrl_c(terms):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def final_state(folder) -> dict:
+    return torch.load(sorted((folder / "checkpoints").iterdir())[-1], weights_only=True)
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def test_a_run_leaves_everything_it_promises(tiny, tmp_path):
+    config, out = tiny(), tmp_path / "run"
+    report = train(config, out)
+    assert Config.from_json((out / "config.json").read_text()) == config
+    assert json.loads((out / "report.json").read_text())["scores"].keys() == report["scores"].keys()
+    assert json.loads((out / "pictures.json").read_text())["pictures"] == 12
+    samples = sorted(path.name for path in (out / "samples").iterdir())
+    assert samples == ["000000020.png", "000000040.png"]
+    with Image.open(out / "samples" / samples[0]) as grid:
+        assert grid.height == 10 * 128  # ten rows
+    with Image.open(out / "curves.png") as curves:
+        assert curves.width > 100
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [r["nimg"] for r in log if "loss/patch" in r] == list(range(4, 41, 4))
+    assert [r["nimg"] for r in log if "score/swap_closer" in r] == [20, 40]
+    assert len(list((out / "checkpoints").iterdir())) == 2
+    editor = RegionEditor.from_checkpoint(out)
+    assert editor.reconstruct(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
+    assert report["gate"] and report["kimg"] == 0.04
+
+
+@pytest.mark.parametrize("step_order", ["shared", "alternate"])
+def test_an_interrupted_run_goes_on_bit_for_bit(tiny, tmp_path, at_image, monkeypatch, step_order):
+    config = tiny(dict(content_jitter=1.0), step_order=step_order, reconstruction_fraction=0.2,
+                  decay_fraction=0.3)
+    train(config, tmp_path / "straight")
+    with monkeypatch.context():
+        at_image(16, press_ctrl_c)
+        assert train(config, tmp_path / "halved") is None
+    monkeypatch.undo()
+    monkeypatch.setattr("rwm_fast.training.run.REPORT_PAIRS", 6)
+    assert final_state(tmp_path / "halved")["nimg"] == 20
+    assert train(config, tmp_path / "halved") is not None
+    straight, halved = (final_state(tmp_path / name) for name in ("straight", "halved"))
+    for name in straight.keys() - {"clock"}:
+        assert same(straight[name], halved[name]), name
+
+
+def test_a_finished_run_is_not_trained_again(tiny, tmp_path, monkeypatch):
+    config = tiny(kimg=0.008)
+    train(config, tmp_path)
+    monkeypatch.setattr(Trainer, "step", None)
+    assert train(config, tmp_path)["kimg"] == 0.008
+
+
+def test_a_run_can_be_made_longer_but_not_different(tiny, tmp_path):
+    config = tiny(kimg=0.008)
+    train(config, tmp_path)
+    longer = replace(config, train=replace(config.train, kimg=0.012))
+    assert train(longer, tmp_path)["kimg"] == 0.012
+    other = replace(config, loss=replace(config.loss, patch=0.25))
+    with pytest.raises(UserError, match="loss.patch 0.5 there, 0.25 here"):
+        train(other, tmp_path)
+
+
+def test_a_torn_newest_checkpoint_costs_its_steps_only(tiny, tmp_path, caplog):
+    config = tiny(kimg=0.016, checkpoint_kimg=0.008)
+    train(config, tmp_path)
+    newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with caplog.at_level(logging.WARNING, "rwm_fast"):
+        assert train(config, tmp_path)["kimg"] == 0.016
+    assert "going back" in caplog.text
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [r["nimg"] for r in log if "loss/patch" in r] == [4, 8, 12, 16]
+
+
+def test_a_term_that_breaks_is_named_and_the_last_good_state_is_kept(tiny, tmp_path, at_image):
+    at_image(24, lambda terms: terms | {"patch": torch.tensor(float("nan"))})
+    with pytest.raises(NotFiniteError, match=r"0\.028 kimg.*patch = nan.*state-000000020\.pt"):
+        train(tiny(), tmp_path)
+    assert final_state(tmp_path)["nimg"] == 20
+
+
+def test_broken_parameters_are_never_saved(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "broken_parameter", lambda self: "generator.x")
+    with pytest.raises(NotFiniteError, match="generator.x is not finite; nothing was saved yet"):
+        train(tiny(), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_time_budget_ends_a_run(tiny, tmp_path):
+    report = train(tiny(seconds=2.0, kimg=1e6, sample_seconds=0.5), tmp_path)
+    assert 2.0 <= report["seconds"] < 20.0
+    assert len(list((tmp_path / "samples").iterdir())) >= 2
+
+
+def test_photos_are_trained_on_and_scored_without_truth(tiny, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for k in range(3):
+        Image.new("RGB", (30, 20 + k), (80 * k, 100, 50)).save(pictures / f"{k}.png")
+    config = tiny(kimg=0.008)
+    config = replace(config, data=replace(config.data, sources=(str(pictures),), workers=0))
+    report = train(config, tmp_path / "run")
+    assert "passed" not in report and "swap_closer" not in report["scores"]
+    assert report["scores"]["reconstruction_l1"] > 0
+    assert report["pairs"] == 6  # three photos, each with the two others
+
+
+def test_random_numbers_of_a_step_depend_on_seed_and_images_alone():
+    draw = lambda *key: torch.rand(4, generator=step_generator(*key))
+    assert torch.equal(draw(1, 8), draw(1, 8))
+    assert not torch.equal(draw(1, 8), draw(1, 16))
+    assert not torch.equal(draw(1, 8), draw(2, 8))
