@@ -30,6 +30,8 @@ def parse_into(kind: type[T], argv: list[str], command: str, description: str,
         if stop.code:
             raise UserError(first_sentence(complaint.getvalue())) from None
         raise
+    except ValueError as error:  # from the dataclass itself; the parser passes some on
+        raise UserError(str(error)) from None
 
 
 def first_sentence(box: str) -> str:

@@ -53,16 +53,17 @@ class Zip:
         self._archive, self._process = None, None
 
     def __str__(self) -> str:
-        return str(self.path)
+        return f"{self.path}/{self.inside}" if self.inside else str(self.path)
 
     def names(self) -> list[str]:
-        """Names of the members, sorted."""
+        """Names of the image files relative to the folder inside, sorted."""
         start = f"{self.inside}/" if self.inside else ""
         members = [m.filename for m in self._open().infolist() if not m.is_dir()]
-        return sorted(m for m in members if m.startswith(start) and _is_picture(m))
+        inside = [m.removeprefix(start) for m in members if m.startswith(start)]
+        return sorted(name for name in inside if _is_picture(name))
 
     def open(self, name: str) -> BinaryIO:
-        return io.BytesIO(self._open().read(name))
+        return io.BytesIO(self._open().read(f"{self.inside}/{name}" if self.inside else name))
 
     def _open(self) -> zipfile.ZipFile:
         if self._process != os.getpid():

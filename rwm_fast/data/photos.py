@@ -65,7 +65,7 @@ class PhotoSet:
                  progress: Progress | None = None):
         self.config, self.image_size, self.seed = config, image_size, seed
         self.unreadable: list[Unreadable] = []
-        found, self.domains = _find(config.sources)
+        found, self.domains = find_photos(config.sources)
         self._found = len(found)
         sizes = self._read_all(found, picture_size, progress)
         self.photos = [photo for photo in found if photo in sizes]
@@ -176,8 +176,8 @@ class PhotoSet:
         return results
 
 
-def _find(sources: Sequence[str]) -> tuple[list[Photo], list[str]]:
-    """Every image file of the sources, and the domains' names."""
+def find_photos(sources: Sequence[str]) -> tuple[list[Photo], list[str]]:
+    """Every image file of the sources, and the domains' names; UserError as `find_pictures`."""
     photos, domains = [], []
     for domain, source in enumerate(sources):
         place, names = find_pictures(source)

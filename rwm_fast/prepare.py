@@ -1,0 +1,66 @@
+"""Prepare photos for training: `python -m rwm_fast.prepare PHOTOS --out set.zip`.
+
+Every picture is decoded, turned upright, converted to RGB, made as small as training needs and
+packed into one zip file. Files that cannot be read, and copies of a picture already packed, are
+left out and listed. Train with `--data set.zip`, or, when several sources were packed and each is
+to be a domain, with `--data set.zip/one set.zip/two`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from rwm_fast.app.command_line import parse_into
+from rwm_fast.data.packing import Packing, pack
+from rwm_fast.errors import UserError, reports_user_errors
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says."""
+
+    # folders, zip files, or folders inside zip files, as set.zip/beach
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    packing: Annotated[Packing, tyro.conf.arg(name="")] = field(default_factory=Packing)
+    out: Path | None = None  # zip file to write; without it, photos are only checked
+    report: Path | None = None  # JSON file to write the whole report to; the zip holds it too
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = parse_into(Arguments, given, "prepare", __doc__)
+    if not arguments.photos:
+        raise UserError("expected at least one folder or zip file of pictures (see --help)")
+    with tqdm(unit=" pictures", disable=None) as bar:
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = pack(list(map(str, arguments.photos)), arguments.out, arguments.packing, show)
+    if arguments.report is not None:
+        _write(arguments.report, report.to_json())
+    print("\n".join(report.lines()))
+    if arguments.out is None:
+        print("checked only: --out set.zip packs them")
+    else:
+        print(f"wrote {arguments.out}, {arguments.out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
