@@ -7,10 +7,11 @@
 A result passes if |ours − truth| ≤ 2·|plain − truth| + floor, where a distance is the largest over
 the tensor. The floor is what any correct program may lose even where `plain` is lucky:
 
-* ULPS units in the last place of the result's dtype at the largest value: one rounding of a stored
-  intermediate and one of the result, each half a unit, twice for the two sides of the comparison;
-* the same number of units of the accumulation dtype for each √terms: rounding errors of a sum of M
-  terms grow like √M.
+* units in the last place at the largest value: one for the result and one for each value stored on
+  the way to it, since a rounding is half a unit and both sides of the comparison have it; units of
+  the coarser of the result's dtype and the dtype of the call;
+* two units of the accumulation dtype for each √terms: rounding errors of a sum of M terms grow like
+  √M.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from unittest import mock
 
 import torch
@@ -26,14 +27,17 @@ from torch import Tensor
 
 from rwm_fast.ops import _dispatch
 from rwm_fast.ops._check import accumulator
-from rwm_fast.testing.cases import Inputs
+from rwm_fast.testing.cases import Case, Inputs
 
-ULPS = 2
+
+def function(op: str) -> Callable[..., Tensor]:
+    """The public function of an operator."""
+    return getattr(importlib.import_module(f"rwm_fast.ops.{op}"), op)
 
 
 def call(op: str, inputs: Mapping[str, object]) -> Tensor:
     """The public function on a case's inputs."""
-    return getattr(importlib.import_module(f"rwm_fast.ops.{op}"), op)(**inputs)
+    return function(op)(**inputs)
 
 
 @contextlib.contextmanager
@@ -85,16 +89,23 @@ def distance(a: Tensor, b: Tensor) -> float:
     return torch.where(same, 0, (a - b).abs()).nan_to_num(math.inf, math.inf).max().item()
 
 
-def check(label: str, ours: Tensor, plain: Tensor, truth: Tensor, terms: int = 1) -> None:
-    """Raise AssertionError unless the result obeys the error rule (see the module's docstring)."""
+def check(
+    label: str, ours: Tensor, plain: Tensor, truth: Tensor, case: Case, dtype: torch.dtype
+) -> None:
+    """Raise AssertionError unless the result obeys the error rule (see the module's docstring).
+
+    dtype is that of the call: a result kept in float32 beside it inherits its roundings.
+    """
     assert ours.shape == truth.shape, f"{label}: shape {list(ours.shape)}, not {list(truth.shape)}"
     assert ours.dtype == plain.dtype, f"{label}: dtype {ours.dtype}, not {plain.dtype}"
-    sums = torch.finfo(accumulator(ours.dtype)).eps * math.sqrt(terms)
+    unit = max(torch.finfo(ours.dtype).eps, torch.finfo(dtype).eps)
+    sums = torch.finfo(accumulator(ours.dtype)).eps * math.sqrt(case.terms)
     finite = truth.detach().double().nan_to_num(0, 0, 0)
     largest = finite.abs().max().item() if truth.numel() else 0.0
-    floor = ULPS * (torch.finfo(ours.dtype).eps + sums) * largest
+    floor = ((1 + case.stored) * unit + 2 * sums) * largest
     error, bound = distance(ours, truth), distance(plain, truth)
     assert error <= 2 * bound + floor, (
         f"{label}: off the float64 reference by {error:.3g}; the plain version by {bound:.3g},"
-        f" allowed 2 times that + {floor:.3g} (largest value {largest:.3g}, {terms} terms)"
+        f" allowed 2 times that + {floor:.3g} (largest value {largest:.3g},"
+        f" {case.terms} terms)"
     )

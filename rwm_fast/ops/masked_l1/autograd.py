@@ -90,7 +90,8 @@ def _backward_derivative(ctx, u_h: Tensor | None, u_g: Tensor | None, u_a: Tenso
     s_inside, s_outside = decode(signs, dloss.dtype)
     p, q = s_inside * (u_h - u_g), s_outside * (u_h - u_a)
     mask = m.to(dloss.dtype)
-    d_dloss = (mask.abs() * p + (1 - mask).abs() * q).sum() / signs.numel()
+    # An empty batch gives an empty sum: 0, not 0/0.
+    d_dloss = (mask.abs() * p + (1 - mask).abs() * q).sum() / max(signs.numel(), 1)
     d_m = (dloss / signs.numel()) * (mask.sign() * p - (1 - mask).sign() * q)
     d_m = d_m.sum(1, keepdim=True) if m.shape[1] != signs.shape[1] else d_m
     return d_dloss, None, d_m.to(m.dtype), None, None
@@ -125,7 +126,7 @@ def _mask_backward_derivative(ctx, u: Tensor):
     dloss, h, g, a, m = ctx.saved_tensors
     h, g, a, mask, u = (t.to(dloss.dtype) for t in (h, g, a, m, u))
     p, q = u * mask.sign(), u * (1 - mask).sign()
-    d_dloss = (p * (h - g).abs() - q * (h - a).abs()).sum() / h.numel()
+    d_dloss = (p * (h - g).abs() - q * (h - a).abs()).sum() / max(h.numel(), 1)
     scale = dloss / h.numel()
     dp, dq = scale * p * (h - g).sign(), scale * q * (h - a).sign()
     dtype = ctx.saved_tensors[1].dtype

@@ -49,9 +49,10 @@ def backward(
     s_inside, s_outside = decode(signs, dloss.dtype)
     scale = dloss / signs.numel()
     p, q = scale * m.abs() * s_inside, scale * (1 - m).abs() * s_outside
-    none = dloss.new_empty(0, dtype=dtype)
-    gradients = ((p + q), -p, -q)
-    return tuple(g.to(dtype) if need else none for g, need in zip(gradients, needs, strict=True))
+    return tuple(
+        g.to(dtype) if need else dloss.new_empty(0, dtype=dtype)
+        for g, need in zip((p + q, -p, -q), needs, strict=True)
+    )
 
 
 def mask_backward(
