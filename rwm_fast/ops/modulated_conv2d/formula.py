@@ -38,10 +38,13 @@ def backward(
     filter: Tensor | None,
     settings: Settings,
     needs: Sequence[bool],
+    recover: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, weight, styles, regions_in, regions_out, noise, noise_strength and bias.
 
-    None where not needed; each in its argument's dtype.
+    None where not needed; each in its argument's dtype. `recover` saves a convolution where u can
+    be read back from y. The second derivative does without: it would meet y's own dependence on the
+    bias and the noise, and leave rounding errors where the exact answer is 0.
     """
     need_x, need_w, need_s, need_r_in, need_r_out, need_noise, need_strength, need_bias = needs
     passes = plan(settings, weight, filter)
@@ -61,7 +64,7 @@ def backward(
         d = demodulation(weight, s, settings.eps)  # [N, K, O]
         b = blend(d, regions_out)  # [N, O, H, W]
         if need_w or need_s or need_r_out:
-            if _recovers(x, settings, need_r_out):
+            if recover and _recovers(x, settings, need_r_out):
                 u = _recover(y, b, noise, noise_strength, bias, settings)
             else:
                 u = convolve(z, w, filter, passes, settings.flip_weight)
@@ -103,14 +106,14 @@ def _noise_backward(
 
 
 def _recovers(x: Tensor, settings: Settings, need_r_out: bool) -> bool:
-    """Whether u is read back from y instead of being computed by one more convolution.
+    """Whether u can be read back from y instead of being computed by one more convolution.
 
-    It needs an invertible activation, and y in full precision: half a ULP of y is then half a ULP
-    of v. Where b is asked for its regions, b may be small and u inexact: computed.
+    It needs an invertible activation and y in float32. The error is half a ULP of v, so it is small
+    against u unless noise and bias are many times larger. In half precision that error would be
+    felt, float64 is for exactness, and a b that is asked for its regions may be small: computed.
     """
-    invertible = settings.activation == "linear" or settings.slope > 0
-    full = x.dtype in (torch.float32, torch.float64)
-    return full and invertible and settings.clamp is None and not need_r_out
+    invertible = settings.clamp is None and (settings.activation == "linear" or settings.slope > 0)
+    return invertible and x.dtype == torch.float32 and not need_r_out
 
 
 def _recover(

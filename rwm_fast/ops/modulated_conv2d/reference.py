@@ -44,6 +44,7 @@ def modulated_conv2d(
     if settings.demodulate:
         v = blend(demodulation(weight, styles, settings.eps), regions_out) * v
     if noise is not None:
+        noise = noise.to(v.dtype)
         v = v + (noise if noise_strength is None else noise_strength * noise)
     if bias is not None:
         v = v + along_channels(bias, 4)
@@ -61,7 +62,7 @@ def backward(dy: Tensor, y: Tensor, x: Tensor, *arguments: object) -> tuple[Tens
     """The gradients of `formula.backward` in the arguments' memory formats, empty for None."""
     last = {"memory_format": torch.channels_last}
     grads = formula.backward(
-        dy.contiguous(**last), y.contiguous(**last), x.contiguous(**last), *arguments
+        dy.contiguous(**last), y.contiguous(**last), x.contiguous(**last), *arguments, recover=True
     )
     inputs = (x, *arguments[:7])
     return tuple(

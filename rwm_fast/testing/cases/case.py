@@ -39,6 +39,9 @@ class Case:
     gradients: tuple[str, ...]  # arguments that receive a gradient
     kept: tuple[str, ...] = ()  # tensors that stay in float32 beside half-precision ones
     terms: int = 1  # most products summed into one element of the output or of a gradient
+    # values between input and result that are stored in the tested dtype, in the longest chain
+    stored: int = 1
+    any_threads: bool = True  # the same bits for every number of threads
     smooth: bool = False  # small, and differentiable around its inputs: fit for finite differences
     bench: bool = False  # a size people use, for benchmarks; too large for the tests
     forward: Callable[[Mapping[str, object]], Work] | None = None
