@@ -126,7 +126,7 @@ def style(seeds, *, time: str = "", season: str = "", weather: str = "") -> Para
     night = (s["time"] == TIMES.index("night")).float()
     return s | {
         "snow": snow * (.8 + .4 * u[:, 30]),
-        "haze": thin + (thick - thin) * u[:, 31] ** 1.5,
+        "haze": thin + (thick - thin) * u[:, 31] * u[:, 31].sqrt(),
         "clouds": least + (most - least) * u[:, 32],
         "variety": variety, "ice": ice, "visible": visible,
         "night": night, "stars": night * (1 - grey),

@@ -68,7 +68,7 @@ def sky(scene: Scene) -> Tensor:
     size, low, sun = scene.size, scene.colour("low"), scene.colour("sun")
     height = (scene.y / scene.horizon).clamp(0, 1)  # [N, 1, H, 1], 0 at the top, 1 at the horizon
     above = torch.lerp(scene.colour("sky"), low, .9 * (scene.amount("haze") - .35).clamp(min=0))
-    gradient = torch.lerp(above, low, height ** 1.3)  # [N, 3, H, 1]
+    gradient = torch.lerp(above, low, height * (.75 + .25 * height))  # [N, 3, H, 1]
     stars, density, lit = fixed_sky(size, scene.device)
     image = gradient + stars * (scene.amount("stars") * (1 - height))
     across, down = scene.from_sun, scene.y - scene.place("sun_y")
@@ -253,7 +253,7 @@ def crowns(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
     half = torch.where(leafy, torch.where(pointed, cone, ball), .13) * width
     half = torch.where((leafy | trunk) & (height > 0), half, -.5 / size)
     snow = torch.where(pointed, 1 - tier, (q - .5) * 2).clamp(0, 1) * leafy
-    rows = lambda t: t.view(*t.shape[:2], -1, samples).float().mean(3)
+    rows = lambda t: t.view(*t.shape[:2], size - scene.first, samples).float().mean(3)
     return rows(half), rows(leafy), rows(snow)
 
 
