@@ -38,8 +38,9 @@ def train(config: Config, out: str | Path, *, quick: bool = False) -> dict | Non
     """
     clock, progress, folder = Clock(config.train), Progress(), RunFolder(out)
     device, dtype = prepare(config.train)
-    folder.begin(config)
+    folder.check(config)
     pictures = open_training_set(config, progress.preparing)
+    folder.begin(config)
     save_report(folder.pictures, pictures.report())
     progress.say(f"{pictures.describe()}; {', '.join(map(str, machine(device, dtype).values()))}")
     trainer = Trainer(config, device, dtype)

@@ -33,12 +33,16 @@ class RunFolder:
     def checkpoints(self, keep: int) -> Checkpoints:
         return Checkpoints(self.path / "checkpoints", keep)
 
-    def begin(self, config: Config) -> None:
-        """Create the folder, or check that the run in it has the same settings."""
+    def check(self, config: Config) -> None:
+        """UserError unless the folder is free for a run with these settings: absent, without saved
+        states, or of a run with the same settings."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out: expected a folder, got the file {self.path}")
-        if self.config.exists():
-            self._check(config)
+        if self.config.exists() and self.checkpoints(0).paths():
+            self._compare(config)
+
+    def begin(self, config: Config) -> None:
+        """Create the folder and write the settings."""
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             write_whole(self.config, lambda p: p.write_text(config.to_json() + "\n"))
@@ -46,7 +50,7 @@ class RunFolder:
             raise UserError(f"--out: expected a folder that can be written, got {self.path} "
                             f"({error.strerror})") from None
 
-    def _check(self, config: Config) -> None:
+    def _compare(self, config: Config) -> None:
         try:
             before = Config.from_json(self.config.read_text())
         except (ValueError, OSError) as error:
@@ -55,9 +59,6 @@ class RunFolder:
         if differences:
             raise UserError(f"--out: {self.path} holds a run with other settings "
                             f"({'; '.join(differences)}); give the same ones, or another folder")
-
-    def has_run(self) -> bool:
-        return self.config.exists()
 
 
 def config_differences(before: Config, now: Config) -> list[str]:
