@@ -64,12 +64,14 @@ class Loop:
         """Train; True when the run is done, False when it was stopped. Both ways it is saved."""
         if self.clock.done(self.nimg) and self.saved:
             return True
-        config, working, since = self.config, 0.0, self.nimg
-        ticked, sampled = self.clock.seconds, 0.0  # seconds; waiting for the first picture counts
+        config, working, loading, since = self.config, 0.0, 0.0, self.nimg
+        ticked = self.clock.seconds
+        sampled = -config.sample_seconds / 4  # the first grid comes early: people wait for it
         with StopSignal() as stop, self.progress:
             while not (self.clock.done(self.nimg) or stop.asked):
                 begun = time.monotonic()
                 image = next(batches)["image"]
+                loading += time.monotonic() - begun
                 random = step_generator(config.seed, self.nimg)
                 before, progress = self.nimg, self.clock.progress(self.nimg)
                 self.stats.add(self.task.step(image, self.nimg, progress, random))
@@ -79,8 +81,9 @@ class Loop:
                 self.progress.show(self.nimg, self.clock, rate)
                 crosses = lambda kimg, a=before: self.nimg // (kimg * 1000) > a // (kimg * 1000)
                 if crosses(config.log_kimg) or self.clock.seconds - ticked > LOG_SECONDS:
-                    self.tick(rate)
-                    working, since, ticked = 0.0, self.nimg, self.clock.seconds
+                    self.tick(rate, loading / max(working, 1e-9))
+                    working, loading, since = 0.0, 0.0, self.nimg
+                    ticked = self.clock.seconds
                 waited = self.clock.seconds - sampled
                 if crosses(config.sample_kimg) or 0 < config.sample_seconds <= waited:
                     self.sample()
@@ -91,16 +94,18 @@ class Loop:
             self.save()
         return done
 
-    def tick(self, rate: float = 0.0) -> None:
-        """Means since the last tick, to the log and the status line."""
+    def tick(self, rate: float = 0.0, loading: float = 0.0) -> None:
+        """Means since the last tick, to the log and the status line; `loading` = share of the time
+        that the step waited for pictures."""
         try:
             losses = self.stats.collect()
         except NotFiniteError as error:
             raise self.failure(str(error)) from None
         if not losses:
             return
-        record = {"nimg": self.nimg, "seconds": self.clock.seconds, "images_per_second": rate}
-        self.log.append(record | self.task.facts()
+        record = {"nimg": self.nimg, "seconds": self.clock.seconds}
+        speed = {"images_per_second": rate, "loading_share": loading} if rate else {}
+        self.log.append(record | speed | self.task.facts()
                         | {f"loss/{name}": value for name, value in losses.items()})
         self.progress.losses(losses, self.nimg, self.clock, rate)
 

@@ -18,7 +18,7 @@ from rwm_fast.training.pictures import grid_rows, save_grid
 from rwm_fast.training.run_folder import RunFolder
 
 COLUMNS = 10  # pictures a row of the grid
-SAMPLE_PAIRS = 48  # scored at every grid; enough to see the trend, cheap enough to do often
+SAMPLE_PAIRS = 32  # scored at every grid; enough to see the trend, cheap enough to do often
 SHOWN = ("reconstruction_l1", "swap_closer", "inside_closer", "swap_moved", "outside_leak",
          "style_cosine_apart")
 

@@ -90,17 +90,18 @@ class Method:
         """I_rec = G(C_A, S_A) on half of the batch (as in base), I_g = G(C_A, S_B), I_h."""
         generator, half = self.nets.generator, len(image) // 2
         content, style = self.encode(image, random)
-        reconstructed = generator(content[:half], style[:half], generator=random)
-        noise = generator.make_noise(content, generator=random)
-        swapped = generator(neighbours(content), style, noise=noise)
-        mask = None
-        painted = None
+        contents = torch.cat((content[:half], neighbours(content)))  # [3N/2, C, h, w]
+        noise = generator.make_noise(contents, generator=random)
+        both = generator(contents, torch.cat((style[:half], style)), noise=noise)
+        reconstructed, swapped = both[:half], both[half:]
+        noise = [maps[half:] for maps in noise]
+        mask = painted = None
         if hybrid:  # I_h = G(C_A; S_A outside M, S_B inside M), blended inside the generator
             mask = sample_masks(half, tuple(image.shape[2:]), self.mask, generator=random,
                                 device=image.device)
             styles = torch.stack((neighbours(style)[:half], style[:half]), dim=1)  # [N/2, 2, D]
             regions = torch.cat((1 - mask, mask), dim=1)  # [N/2, 2, H, W]
-            shared = [n[:half] for n in noise] if self.loss.share_noise else "random"
+            shared = [maps[:half] for maps in noise] if self.loss.share_noise else "random"
             painted = generator(neighbours(content)[:half], styles, regions, noise=shared,
                                 generator=random)
         return Painted(image, content, style, reconstructed, swapped, noise, mask, painted)
@@ -137,11 +138,10 @@ class Method:
         for name, logits in zip(("reconstructed", "swapped", "hybrid"), fakes, strict=False):
             terms["d_" + name] = Term(fake_loss(logits), 0.5)
         # Row k of `swapped` wears the style of picture k: that picture is its reference.
-        reference = patches.features(self.crops(p.image, random))
-        same = patches(reference, patches.features(self.crops(p.image, random)))
-        fake = patches(reference, patches.features(self.crops(p.swapped.detach(), random)))
-        terms["d_patch_real"] = Term(real_loss(same), 1.0)
-        terms["d_patch_swapped"] = Term(fake_loss(fake), 1.0)
+        crops = [self.crops(t, random) for t in (p.image, p.image, p.swapped.detach())]
+        reference, same, fake = patches.features(torch.cat(crops)).chunk(3)
+        terms["d_patch_real"] = Term(real_loss(patches(reference, same)), 1.0)
+        terms["d_patch_swapped"] = Term(fake_loss(patches(reference, fake)), 1.0)
         return terms
 
     def r1_terms(self, image: Tensor, random: torch.Generator) -> dict[str, Term]:

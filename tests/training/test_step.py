@@ -47,8 +47,9 @@ def test_without_the_papers_losses_painters_learn_as_in_a_swapping_autoencoder(b
     # The base objective, written out.
     draws = random(1)
     content, style = nets.encoder(image)
-    reconstructed = nets.generator(content[:2], style[:2], generator=draws)
-    swapped = nets.generator(content[[1, 0, 3, 2]], style, generator=draws)
+    noise = nets.generator.make_noise(torch.cat((content[:2], content)), draws)
+    reconstructed = nets.generator(content[:2], style[:2], noise=[maps[:2] for maps in noise])
+    swapped = nets.generator(content[[1, 0, 3, 2]], style, noise=[maps[2:] for maps in noise])
     draws = random(2)
     reference = nets.patches.features(crops(image, config, draws)).detach()
     target = nets.patches.features(crops(swapped, config, draws))
