@@ -78,6 +78,11 @@ class Method:
     def __init__(self, nets: Networks, loss: LossConfig, mask: MaskConfig):
         self.nets, self.loss, self.mask = nets, loss, mask
 
+    @property
+    def judges_images(self) -> bool:
+        loss = self.loss
+        return loss.gan_reconstructed > 0 or loss.gan_swapped > 0 or loss.gan_hybrid > 0
+
     def encode(self, image: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """(C, S) = E(I). Content jitter (ours) mixes the colours that the content branch sees."""
         encoder, loss = self.nets.encoder, self.loss
@@ -127,16 +132,20 @@ class Method:
         return crop_patches(image, boxes, size)
 
     def discriminator_terms(self, p: Painted, random: torch.Generator) -> dict[str, Term]:
-        """Both discriminators: non-saturating logistic loss, each kind of painting weighs 1/2."""
-        judge, patches = self.nets.discriminator, self.nets.patches
-        painted = [p.reconstructed, p.swapped]
-        if self.loss.gan_hybrid and p.hybrid is not None:
-            painted.append(p.hybrid)
-        images = torch.cat([p.image, *(t.detach() for t in painted)])
-        real, *fakes = judge(images).split([len(p.image), *map(len, painted)])
-        terms = {"d_real": Term(real_loss(real), len(fakes) / 2)}
-        for name, logits in zip(("reconstructed", "swapped", "hybrid"), fakes, strict=False):
-            terms["d_" + name] = Term(fake_loss(logits), 0.5)
+        """Both discriminators: non-saturating logistic loss, each kind of painting weighs 1/2. A
+        discriminator whose verdict nobody weighs does not learn."""
+        judge, patches, terms = self.nets.discriminator, self.nets.patches, {}
+        if self.judges_images:
+            painted = [p.reconstructed, p.swapped]
+            if self.loss.gan_hybrid and p.hybrid is not None:
+                painted.append(p.hybrid)
+            images = torch.cat([p.image, *(t.detach() for t in painted)])
+            real, *fakes = judge(images).split([len(p.image), *map(len, painted)])
+            terms["d_real"] = Term(real_loss(real), len(fakes) / 2)
+            for name, logits in zip(("reconstructed", "swapped", "hybrid"), fakes, strict=False):
+                terms["d_" + name] = Term(fake_loss(logits), 0.5)
+        if not self.loss.patch:
+            return terms
         # Row k of `swapped` wears the style of picture k: that picture is its reference.
         crops = [self.crops(t, random) for t in (p.image, p.image, p.swapped.detach())]
         reference, same, fake = patches.features(torch.cat(crops)).chunk(3)
@@ -146,14 +155,15 @@ class Method:
 
     def r1_terms(self, image: Tensor, random: torch.Generator) -> dict[str, Term]:
         """R1 of both discriminators, times the interval at which it is applied (lazy; base)."""
-        loss, patches = self.loss, self.nets.patches
-        image = image.detach().requires_grad_()
-        terms = {"r1": Term(r1_penalty(self.nets.discriminator(image), image),
-                            loss.r1_interval * loss.r1_gamma / 2)}
-        pair = [self.crops(image, random).detach().requires_grad_() for _ in range(2)]
-        logits = patches(*(patches.features(crops) for crops in pair))
-        terms["r1_patch"] = Term(r1_penalty(logits, *pair),
-                                 loss.r1_interval * loss.r1_patch_gamma / 4)
+        loss, patches, terms = self.loss, self.nets.patches, {}
+        if loss.r1_gamma and self.judges_images:
+            image = image.detach().requires_grad_()
+            penalty = r1_penalty(self.nets.discriminator(image), image)
+            terms["r1"] = Term(penalty, loss.r1_interval * loss.r1_gamma / 2)
+        if loss.r1_patch_gamma and loss.patch:
+            pair = [self.crops(image, random).detach().requires_grad_() for _ in range(2)]
+            penalty = r1_penalty(patches(*map(patches.features, pair)), *pair)
+            terms["r1_patch"] = Term(penalty, loss.r1_interval * loss.r1_patch_gamma / 4)
         return terms
 
     def generator_terms(self, p: Painted, random: torch.Generator, nimg: int,
@@ -163,13 +173,15 @@ class Method:
         judge, patches = self.nets.discriminator, self.nets.patches
         terms = self.reconstruction_terms(p.reconstructed, p.image[:half])
         # L_adv: of the image discriminator on I_rec and I_g, of the patch discriminator on I_g.
-        logits = judge(torch.cat((p.reconstructed, p.swapped)))
-        terms["gan_reconstructed"] = Term(generator_loss(logits[:half]), loss.gan_reconstructed)
-        terms["gan_swapped"] = Term(generator_loss(logits[half:]), loss.gan_swapped)
-        with torch.no_grad():
-            reference = patches.features(self.crops(p.image, random))
-        target = patches.features(self.crops(p.swapped, random))
-        terms["patch"] = Term(generator_loss(patches(reference, target)), loss.patch)
+        if loss.gan_reconstructed or loss.gan_swapped:
+            logits = judge(torch.cat((p.reconstructed, p.swapped)))
+            terms["gan_reconstructed"] = Term(generator_loss(logits[:half]), loss.gan_reconstructed)
+            terms["gan_swapped"] = Term(generator_loss(logits[half:]), loss.gan_swapped)
+        if loss.patch:
+            with torch.no_grad():
+                reference = patches.features(self.crops(p.image, random))
+            target = patches.features(self.crops(p.swapped, random))
+            terms["patch"] = Term(generator_loss(patches(reference, target)), loss.patch)
         if self.consistency_due(nimg, step):
             terms |= self.consistency_terms(p)
         if p.hybrid is not None and loss.content_alignment:

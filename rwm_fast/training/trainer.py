@@ -93,9 +93,10 @@ class Trainer:
 
     def _update(self, optimizer: torch.optim.Optimizer, terms: dict[str, Term], nimg: int = 0,
                 batch: int = 0) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        total(terms).backward()
-        optimizer.step()
+        if terms:
+            optimizer.zero_grad(set_to_none=True)
+            total(terms).backward()
+            optimizer.step()
         if batch:
             self._average(nimg, batch)
 

@@ -186,3 +186,16 @@ def test_content_jitter_reaches_the_content_branch_alone(tiny, make_trainer, ima
     encoder = trainer.nets.encoder
     torch.testing.assert_close(content, encoder.content(torch.full_like(image, -1.0)))
     torch.testing.assert_close(style, encoder.style(image))
+
+
+@pytest.mark.parametrize(("weights", "absent"), [
+    (dict(patch=0.0), {"patch", "d_patch_real", "d_patch_swapped", "r1_patch"}),
+    (dict(gan_reconstructed=0.0, gan_swapped=0.0), {"gan_swapped", "d_real", "d_swapped", "r1"}),
+    (dict(patch=0.0, gan_reconstructed=0.0, gan_swapped=0.0), {"d_real", "d_patch_real", "r1"}),
+    (dict(edge=0.0, r1_gamma=0.0), {"edge", "r1"}),
+])
+def test_a_term_without_weight_costs_nothing(tiny, make_trainer, image, random, weights, absent):
+    full = set(make_trainer(tiny()).step(image, 0, 0.5, random()))
+    assert absent <= full
+    left = set(make_trainer(tiny(weights)).step(image, 0, 0.5, random()))
+    assert left < full and not left & absent
