@@ -36,6 +36,7 @@ def parse_into(kind: type[T], argv: list[str], command: str, description: str,
 
 def first_sentence(box: str) -> str:
     """The first paragraph of the parser's framed message, without the frame."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    paragraph = re.split(r"\n{2,}", "\n".join(lines[1:]).strip())[0]
-    return " ".join(paragraph.split()).rstrip(".") + " (see --help)"
+    lines = [line.strip("│| ") for line in box.splitlines()[1:]]
+    lines = ["" if set(line) <= set("─-+╭╮╰╯") else line for line in lines]
+    paragraph = re.split(r"\n{2,}", "\n".join(lines).strip())[0]
+    return " ".join(paragraph.split()).rstrip(". ") + " (see --help)"

@@ -43,7 +43,9 @@ def odd_files(tmp_path):
     plain.convert("1").save(folder / "one-bit.tif")
     plain.convert("CMYK").save(folder / "cmyk.jpg")
     clear = plain.convert("RGBA")
-    clear.putalpha(Image.linear_gradient("L").resize(plain.size))
+    alpha = Image.new("L", plain.size)
+    alpha.paste(255, (0, plain.height // 2, *plain.size))  # clear above, opaque below
+    clear.putalpha(alpha)
     clear.save(folder / "alpha.png")
     clear.save(folder / "alpha.webp", lossless=True)
     plain.quantize(16).save(folder / "palette.gif")

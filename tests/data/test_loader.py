@@ -1,0 +1,128 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rwm_fast.config import Config, DataConfig, ModelConfig, TrainConfig, preset
+from rwm_fast.data.loader import make_loader, open_training_set
+from rwm_fast.data.order import batch_positions, draws_at, picture_at
+from rwm_fast.data.photos import PhotoSet
+from rwm_fast.data.pool import LandscapePool
+from rwm_fast.errors import UserError
+
+
+@pytest.fixture
+def photos(good_folder):
+    def make(**options) -> PhotoSet:
+        config = DataConfig(sources=(str(good_folder),), resize=16, **({"workers": 0} | options))
+        return PhotoSet(config, 16, seed=5)
+    return make
+
+
+def take(pictures, count: int, batch_size: int = 6, **options) -> list[dict]:
+    loader = make_loader(pictures, batch_size, **options)
+    batches = [next(loader) for _ in range(count)]
+    loader.close()
+    return batches
+
+
+def same(first: list[dict], second: list[dict]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in a)
+
+
+def test_every_picture_comes_once_in_an_epoch():
+    order = [picture_at(3, k, 50) for k in range(150)]
+    for epoch in range(3):
+        assert sorted(order[50 * epoch:50 * epoch + 50]) == list(range(50))
+    assert order[:50] != order[50:100] != list(range(50))
+    assert order != [picture_at(4, k, 50) for k in range(150)]
+    assert picture_at(3, 77, 50) == order[77]
+
+
+def test_draws_are_uniform_and_differ_by_seed_and_position():
+    u = np.array([draws_at(1, k, 4) for k in range(3000)])
+    assert u.min() >= 0 and u.max() < 1 and abs(u.mean(0) - .5).max() < .03
+    assert abs(np.corrcoef(u.T) - np.eye(4)).max() < .08
+    assert draws_at(1, 7, 4) == u[7].tolist() != draws_at(2, 7, 4)
+
+
+def test_processes_share_a_batch():
+    whole = list(batch_positions(100, 3, 8))
+    parts = [list(batch_positions(100, 3, 8, rank, 4)) for rank in range(4)]
+    assert whole == list(range(124, 132)) == sum(parts, [])
+
+
+def test_batches_are_images_in_range_with_their_domains(photos):
+    batch, = take(photos(), 1)
+    assert batch["image"].shape == (6, 3, 16, 16) and batch["image"].dtype == torch.float32
+    assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+    assert batch["image"].min() >= -1 and batch["image"].max() <= 1
+    assert batch["domain"].tolist() == [0] * 6 and batch["domain"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("kind", ["kept", "reread", "landscapes"])
+def test_resuming_continues_the_stream(photos, kind):
+    pictures = {"kept": lambda: photos(zoom=(1, 1.4)),
+                "reread": lambda: photos(cache_mb=0.0, zoom=(1, 1.4)),
+                "landscapes": lambda: LandscapePool(20, 16)}[kind]
+    straight = take(pictures(), 9)
+    resumed = take(pictures(), 3) + take(pictures(), 6, start=18)
+    assert same(straight, resumed)
+    assert not same(straight[:1], straight[1:2])
+
+
+def test_batch_size_does_not_change_the_stream(photos):
+    image = lambda batches: torch.cat([b["image"] for b in batches])
+    assert torch.equal(image(take(photos(), 4, 6)), image(take(photos(), 3, 8)))
+
+
+def test_ranks_together_see_what_one_process_sees(photos):
+    whole = take(photos(), 2, 6)
+    parts = [take(photos(), 2, 6, rank=rank, world=2) for rank in range(2)]
+    for k in range(2):
+        assert torch.equal(torch.cat([part[k]["image"] for part in parts]), whole[k]["image"])
+
+
+def test_worker_processes_and_threads_give_the_same_stream(photos, monkeypatch):
+    """After parallel work in this process, which is what makes forked workers hang."""
+    torch.rand(400, 400) @ torch.rand(400, 400)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    alone = take(photos(cache_mb=0.0), 8)
+    before = torch.get_rng_state()
+    assert same(alone, take(photos(cache_mb=0.0, workers=2), 8))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(take(photos(), 8), take(photos(workers=2), 8))
+
+
+def test_trouble_while_loading_reaches_the_report_or_stops(photos, good_folder):
+    pictures = photos(cache_mb=0.0)
+    loader = make_loader(pictures, 6)
+    (good_folder / pictures.training[3].name).unlink()
+    for _ in range(12):
+        next(loader)
+    assert [bad.name for bad in pictures.unreadable] == [str(pictures.training[3])]
+    for photo in pictures.training[4:9]:
+        (good_folder / photo.name).write_bytes(b"")
+    with pytest.raises(UserError, match="pictures .* cannot be read"):
+        for _ in range(12):
+            next(loader)
+    loader.close()
+
+
+def test_open_training_set_follows_the_config(good_folder):
+    config = replace(preset("demo"), data=DataConfig(pool=5, resize=64))
+    landscapes = open_training_set(config)
+    assert isinstance(landscapes, LandscapePool) and len(landscapes) == 5
+    assert landscapes.image_size == 64
+    model = ModelConfig()
+    config = Config(model=model, data=DataConfig(sources=(str(good_folder),)),
+                    train=TrainConfig(seed=3))
+    photos = open_training_set(config)
+    assert isinstance(photos, PhotoSet) and photos.image_size == 256 and photos.seed == 3
+
+
+def test_refuses_batches_that_do_not_divide():
+    with pytest.raises(ValueError, match="must be a positive multiple of world 4, got 6"):
+        make_loader(LandscapePool(2, 8), 6, world=4)
