@@ -1,6 +1,12 @@
-"""A contact sheet of landscapes: a scene per row, a style per column, regions last."""
+"""A contact sheet of landscapes: a scene per row, a style per column, regions last.
+
+`python -m rwm_fast.data.sheet FILE.png` draws the one in the README.
+"""
+
+import sys
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from rwm_fast.data import landscapes
@@ -18,7 +24,7 @@ _REGION_COLOURS = ((.62, .76, .90), (.52, .46, .44), (.22, .42, .66), (.52, .66,
 _GAP = 2  # px, white
 
 
-def contact_sheet(rows: int = 4, size: int = 128, seed: int = 100) -> Tensor:
+def contact_sheet(rows: int = 4, size: int = 112, seed: int = 100) -> Tensor:
     """uint8 [3, rows * (size + 2) - 2, (len(STYLES) + 1) * (size + 2) - 2], RGB."""
     columns = len(STYLES)
     scenes = landscapes.content([seed + r for r in range(rows) for _ in range(columns)])
@@ -33,3 +39,7 @@ def contact_sheet(rows: int = 4, size: int = 128, seed: int = 100) -> Tensor:
     tiles = torch.nn.functional.pad(tiles, (0, _GAP, 0, _GAP), value=1.0)
     sheet = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)[:, :-_GAP, :-_GAP]
     return (sheet * 255 + .5).to(torch.uint8)
+
+
+if __name__ == "__main__":
+    Image.fromarray(contact_sheet().permute(1, 2, 0).numpy()).save(sys.argv[1], optimize=True)
