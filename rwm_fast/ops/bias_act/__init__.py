@@ -87,7 +87,6 @@ def check_activation(
     rule = f"activation must be one of {', '.join(ACTIVATIONS)}"
     _check.require(activation in ACTIVATIONS, op, rule, repr(activation))
     # the conditions also refuse NaN
-    finite = slope >= 0 and math.isfinite(slope)
-    _check.require(finite, op, "negative_slope must be at least 0", slope)
-    _check.require(gain > 0 and math.isfinite(gain), op, "gain must be above 0", gain)
+    _check.require(0 <= slope < math.inf, op, "negative_slope must be at least 0", slope)
+    _check.require(0 < gain < math.inf, op, "gain must be above 0", gain)
     _check.require(clamp is None or clamp > 0, op, "clamp must be None or above 0", clamp)

@@ -124,7 +124,8 @@ def modulated_conv2d(
     )  # fmt: skip
     chain = sizes(plan(settings, weight, resample_filter), weight, resample_filter, *x.shape[2:])
     size = chain[-1]
-    _check.require(min(size) > 0, OP, "padding must leave at least one pixel", str(padding))
+    if not min(size) > 0:
+        _check.require(False, OP, "padding must leave at least one pixel", str(padding))
     noise = _as_map(noise, x, size)
     strength = None if noise is None else _as_scalar(noise_strength, x)
     tensors = (
@@ -185,7 +186,7 @@ def _check_numbers(up: int, down: int, eps: float) -> None:
     for name, value in (("up", up), ("down", down)):
         fits = isinstance(value, int) and value >= 1
         _check.require(fits, OP, f"{name} must be a whole number of at least 1", value)
-    _check.require(eps >= 0 and math.isfinite(eps), OP, "eps must be at least 0", eps)
+    _check.require(0 <= eps < math.inf, OP, "eps must be at least 0", eps)
 
 
 def _resampled(regions: Tensor | None, x: Tensor, size: Sequence[int]) -> Tensor | None:

@@ -96,7 +96,8 @@ def pair(op: str, name: str, value: int | Sequence[int]) -> list[int]:
     """A factor along x and along y."""
     values = list(value) if isinstance(value, Sequence) else [value, value]
     fits = len(values) == 2 and all(isinstance(v, int) and v >= 1 for v in values)
-    _check.require(fits, op, f"{name} must be one or two numbers of at least 1", str(value))
+    if not fits:  # said only when needed: a traced number has no text
+        _check.require(False, op, f"{name} must be one or two numbers of at least 1", str(value))
     return values
 
 
@@ -106,5 +107,6 @@ def parse_padding(op: str, padding: int | Sequence[int]) -> list[int]:
     if len(values) == 2:
         values = [values[0], values[0], values[1], values[1]]
     fits = len(values) == 4 and all(isinstance(v, (int, torch.SymInt)) for v in values)
-    _check.require(fits, op, "padding must be 1, 2 or 4 whole numbers", str(padding))
+    if not fits:
+        _check.require(False, op, "padding must be 1, 2 or 4 whole numbers", str(padding))
     return values
