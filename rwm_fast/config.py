@@ -127,6 +127,7 @@ class LossConfig:
     consistency_start_kimg: float = 0.0  # ours: kimg before the first L_CC (paper: "train E first")
     content_alignment: float = 1.0  # ours: weight of L_CA, 0 = off
     alignment_interval: int = 1  # ours: L_CA on every k-th generator step
+    alignment_from_start: bool = False  # ours: L_CA in the reconstruction part of a run too
     detach_swapped: bool = True  # ours: I_g is a fixed target inside the mask of L_CA
     share_noise: bool = True  # ours: I_g and I_h are painted with the same noise maps
     r1_gamma: float = 10.0  # base: gamma / 2 * |dD/dx|^2

@@ -101,15 +101,24 @@ class Method:
         reconstructed, swapped = both[:half], both[half:]
         noise = [maps[half:] for maps in noise]
         mask = painted = None
-        if hybrid:  # I_h = G(C_A; S_A outside M, S_B inside M), blended inside the generator
-            mask = sample_masks(half, tuple(image.shape[2:]), self.mask, generator=random,
-                                device=image.device)
-            styles = torch.stack((neighbours(style)[:half], style[:half]), dim=1)  # [N/2, 2, D]
-            regions = torch.cat((1 - mask, mask), dim=1)  # [N/2, 2, H, W]
-            shared = [maps[:half] for maps in noise] if self.loss.share_noise else "random"
-            painted = generator(neighbours(content)[:half], styles, regions, noise=shared,
-                                generator=random)
+        if hybrid:
+            mask, painted = self.paint_hybrid(neighbours(content)[:half], neighbours(style)[:half],
+                                              style[:half], noise, random)
         return Painted(image, content, style, reconstructed, swapped, noise, mask, painted)
+
+    def paint_hybrid(self, content: Tensor, own: Tensor, other: Tensor, noise: list[Tensor],
+                     random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """M, and I_h = G(C_A; S_A outside M, S_B inside M), blended inside the generator.
+
+        content [N, C, h, w], own = S_A and other = S_B [N, D], noise = the maps of I_g.
+        """
+        size, stride = content.shape[2:], self.nets.encoder.config.code_stride
+        mask = sample_masks(len(content), tuple(side * stride for side in size), self.mask,
+                            generator=random, device=content.device)
+        styles = torch.stack((own, other), dim=1)  # [N, 2, D]
+        regions = torch.cat((1 - mask, mask), dim=1)  # [N, 2, H, W]
+        shared = [maps[:len(content)] for maps in noise] if self.loss.share_noise else "random"
+        return mask, self.nets.generator(content, styles, regions, noise=shared, generator=random)
 
     def reconstruction_terms(self, reconstructed: Tensor, image: Tensor) -> dict[str, Term]:
         """L_rec = mean |I_rec - I_A| (base), and the same of outlines (ours)."""
@@ -119,10 +128,30 @@ class Method:
             terms["edge"] = Term(edge(reconstructed, image), weight * self.loss.edge)
         return terms
 
-    def autoencoder_terms(self, image: Tensor, random: torch.Generator) -> dict[str, Term]:
-        """The first part of a run (ours): reconstruction of the whole batch, nothing else."""
-        return self.reconstruction_terms(
-            self.nets.generator(*self.encode(image, random), generator=random), image)
+    def autoencoder_terms(self, image: Tensor, random: torch.Generator,
+                          step: int) -> dict[str, Term]:
+        """The first part of a run (ours): reconstruction of the whole batch, nobody judges it.
+
+        With `alignment_from_start` content alignment is already due, on half of the batch.
+        """
+        loss, generator, half = self.loss, self.nets.generator, len(image) // 2
+        content, style = self.encode(image, random)
+        terms = self.reconstruction_terms(generator(content, style, generator=random), image)
+        if loss.alignment_from_start and self.alignment_due(step):
+            content, own = neighbours(content)[:half], neighbours(style)[:half]
+            noise = generator.make_noise(content, generator=random)
+            with torch.set_grad_enabled(not loss.detach_swapped):
+                swapped = generator(content, style[:half], noise=noise)
+            mask, hybrid = self.paint_hybrid(content, own, style[:half], noise, random)
+            terms |= self.alignment_terms(hybrid, swapped, neighbours(image)[:half], mask)
+        return terms
+
+    def alignment_terms(self, hybrid: Tensor, swapped: Tensor, image: Tensor,
+                        mask: Tensor) -> dict[str, Term]:
+        """L_CA = L1(I_h M, I_g M) + L1(I_h (1 - M), I_A (1 - M))."""
+        distance = content_alignment(hybrid, swapped, image, mask,
+                                     detach_swapped=self.loss.detach_swapped)
+        return {"content_alignment": Term(distance, self.loss.content_alignment)}
 
     def crops(self, image: Tensor, random: torch.Generator) -> Tensor:
         """[N, P, 3, s, s]: P random windows of every image (base)."""
@@ -184,11 +213,9 @@ class Method:
             terms["patch"] = Term(generator_loss(patches(reference, target)), loss.patch)
         if self.consistency_due(nimg, step):
             terms |= self.consistency_terms(p)
-        if p.hybrid is not None and loss.content_alignment:
-            # L_CA = L1(I_h M, I_g M) + L1(I_h (1 - M), I_A (1 - M))
-            alignment = content_alignment(p.hybrid, p.swapped[:half], neighbours(p.image)[:half],
-                                          p.mask, detach_swapped=loss.detach_swapped)
-            terms["content_alignment"] = Term(alignment, loss.content_alignment)
+        if p.hybrid is not None and self.alignment_due(step):
+            terms |= self.alignment_terms(p.hybrid, p.swapped[:half], neighbours(p.image)[:half],
+                                          p.mask)
         if p.hybrid is not None and loss.gan_hybrid:
             terms["gan_hybrid"] = Term(generator_loss(judge(p.hybrid)), loss.gan_hybrid)
         return terms
@@ -199,9 +226,10 @@ class Method:
                 and nimg >= loss.consistency_start_kimg * 1000)
 
     def hybrid_due(self, step: int) -> bool:
-        loss = self.loss
-        return (loss.gan_hybrid > 0
-                or loss.content_alignment > 0 and step % loss.alignment_interval == 0)
+        return self.loss.gan_hybrid > 0 or self.alignment_due(step)
+
+    def alignment_due(self, step: int) -> bool:
+        return self.loss.content_alignment > 0 and step % self.loss.alignment_interval == 0
 
     def consistency_terms(self, p: Painted) -> dict[str, Term]:
         """L_CC = L1(C_g, C_A) + lambda L1(S_g, S_B) with (C_g, S_g) = E(I_g), targets fixed.

@@ -48,7 +48,7 @@ class Trainer:
         alone = progress < train.reconstruction_fraction
         self._set_rates(progress, 1.0 if alone else train.second_part_gain)
         if alone:
-            terms = self.method.autoencoder_terms(image, random)
+            terms = self.method.autoencoder_terms(image, random, nimg // train.batch)
             self._update(self.paint_optimizer, terms, nimg + len(image), len(image))
         elif train.step_order == "shared":
             terms = self._shared(image, nimg, random)
