@@ -123,12 +123,24 @@ bool aligned(Pointers... pointers) {
   return ((static_cast<Pointer>(pointers) % kAccessBytes == 0) && ...);
 }
 
-// a / b for a >= 0, b > 0. A 64-bit division costs a few dozen instructions, and hardly any tensor
-// needs one.
-__device__ __forceinline__ std::int64_t divide(std::int64_t a, std::int64_t b) {
-  if (((a | b) >> 32) == 0) return static_cast<std::uint32_t>(a) / static_cast<std::uint32_t>(b);
-  return a / b;
-}
+// Division by a number known before the launch: a multiplication and a shift. A 64-bit division proper
+// is a subroutine call, around which ptxas spills registers. Exact for 0 <= n < 2^62:
+// with m = ⌈2^(63 + s) / d⌉ and 2^s >= d, ⌊n·m / 2^(63 + s)⌋ = ⌊n / d⌋ (Granlund and Montgomery, 1994).
+struct Divider {
+  std::int64_t divisor;
+  std::uint64_t magic;
+  int shift;
+
+  explicit Divider(std::int64_t d) : divisor(d), shift(0) {
+    while ((std::int64_t{1} << shift) < d) ++shift;
+    const auto power = static_cast<unsigned __int128>(1) << (63 + shift);
+    magic = static_cast<std::uint64_t>((power + static_cast<std::uint64_t>(d) - 1) /
+                                       static_cast<std::uint64_t>(d));
+  }
+  __device__ __forceinline__ std::int64_t operator()(std::int64_t n) const {
+    return static_cast<std::int64_t>(__umul64hi(static_cast<std::uint64_t>(n) << 1, magic) >> shift);
+  }
+};
 
 // ---- sums: in one order, whatever the GPU
 

@@ -26,7 +26,7 @@ void with_types(int dtype, int mask_dtype, bool wide, const F& f) {
 constexpr std::int64_t kWidest = 8;
 
 dim3 grid_for(const Shape& shape, std::int64_t items, int width) {
-  const std::int64_t y = std::min(shape.images, kMaxGridY);
+  const std::int64_t y = std::min(shape.images, kMaxBlocks);
   return dim3(blocks_for(ceil_div(items, width), kThreads, std::max<std::int64_t>(1, kMaxBlocks / y)),
               static_cast<unsigned>(y));
 }
@@ -35,7 +35,7 @@ double inverse(const Shape& shape) {
   return 1.0 / (static_cast<double>(shape.images) * shape.channels * shape.spots);
 }
 
-// signs may be 0; partials has kMaxBlocks elements (65535 for larger batches), the ticket is 0.
+// signs may be 0; partials has kMaxBlocks elements; the ticket is 0 and comes back as 0.
 void forward(Pointer h, Pointer g, Pointer a, Pointer m, Pointer signs, Pointer partials,
              Pointer ticket, Pointer loss, std::int64_t images, std::int64_t channels,
              std::int64_t spots, bool pixels, int dtype, int mask_dtype, int device,
@@ -52,7 +52,7 @@ void forward(Pointer h, Pointer g, Pointer a, Pointer m, Pointer signs, Pointer 
     const auto kernel = pixels ? forward_pixels<T, M, kW> : forward_planes<T, M, kW>;
     launch(kernel, grid_for(shape, run, kW), kThreads, 0, as<T>(h), as<T>(g), as<T>(a), as<M>(m),
            as<std::uint8_t>(signs), as<A>(partials), as<unsigned>(ticket), as<A>(loss), shape,
-           inverse(shape));
+           Divider(channels), inverse(shape));
   });
 }
 
@@ -70,7 +70,7 @@ void backward(Pointer dloss, Pointer signs, Pointer m, Pointer dh, Pointer dg, P
     const auto kernel = pixels ? backward_pixels<T, M, kW> : backward_planes<T, M, kW>;
     launch(kernel, grid_for(shape, run, kW), kThreads, 0, as<accumulate_t<T>>(dloss),
            as<std::uint8_t>(signs), as<M>(m), as<T>(dh), as<T>(dg), as<T>(da), shape,
-           inverse(shape));
+           Divider(channels), inverse(shape));
   });
 }
 

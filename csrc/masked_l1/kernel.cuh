@@ -81,7 +81,7 @@ template <class T, class M, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads)
     forward_planes(const T* __restrict__ h, const T* __restrict__ g, const T* __restrict__ a,
                    const M* __restrict__ m, std::uint8_t* __restrict__ signs, A* partials,
-                   unsigned* ticket, A* loss, Shape shape, double inverse_size) {
+                   unsigned* ticket, A* loss, Shape shape, Divider, double inverse_size) {
   A sum = 0;
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * WIDTH;
   for (std::int64_t n = blockIdx.y; n < shape.images; n += gridDim.y) {
@@ -101,12 +101,12 @@ __global__ void __launch_bounds__(kThreads)
 // The mask of WIDTH elements from `at` on, in pixel order.
 template <int WIDTH, class M, class A>
 __device__ __forceinline__ void load_pixel_mask(const M* __restrict__ m, std::int64_t at,
-                                                std::int64_t channels, A (&vm)[WIDTH]) {
-  std::int64_t s = divide(at, channels), c = at - s * channels;
+                                                const Divider& channels, A (&vm)[WIDTH]) {
+  std::int64_t s = channels(at), c = at - s * channels.divisor;
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) {
     vm[i] = static_cast<A>(m[s]);
-    if (++c == channels) {
+    if (++c == channels.divisor) {
       c = 0;
       // The element after the last vector belongs to no pixel: its mask is not read.
       ++s;
@@ -118,14 +118,15 @@ template <class T, class M, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads)
     forward_pixels(const T* __restrict__ h, const T* __restrict__ g, const T* __restrict__ a,
                    const M* __restrict__ m, std::uint8_t* __restrict__ signs, A* partials,
-                   unsigned* ticket, A* loss, Shape shape, double inverse_size) {
+                   unsigned* ticket, A* loss, Shape shape, Divider by_channels,
+                   double inverse_size) {
   A sum = 0;
   const std::int64_t size = shape.channels * shape.spots;
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * WIDTH;
   std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * WIDTH;
   for (; at < size; at += step) {
     A vm[WIDTH];
-    load_pixel_mask<WIDTH>(m, at, shape.channels, vm);
+    load_pixel_mask<WIDTH>(m, at, by_channels, vm);
     sum += forward_terms<WIDTH>(h, g, a, vm, signs, at);
   }
   reduce_loss(sum, partials, ticket, loss, inverse_size);
@@ -157,7 +158,7 @@ template <class T, class M, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads)
     backward_planes(const A* __restrict__ dloss, const std::uint8_t* __restrict__ signs,
                     const M* __restrict__ m, T* __restrict__ dh, T* __restrict__ dg,
-                    T* __restrict__ da, Shape shape, double inverse_size) {
+                    T* __restrict__ da, Shape shape, Divider, double inverse_size) {
   const A scale = *dloss * static_cast<A>(inverse_size);
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * WIDTH;
   for (std::int64_t n = blockIdx.y; n < shape.images; n += gridDim.y) {
@@ -177,14 +178,14 @@ template <class T, class M, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads)
     backward_pixels(const A* __restrict__ dloss, const std::uint8_t* __restrict__ signs,
                     const M* __restrict__ m, T* __restrict__ dh, T* __restrict__ dg,
-                    T* __restrict__ da, Shape shape, double inverse_size) {
+                    T* __restrict__ da, Shape shape, Divider by_channels, double inverse_size) {
   const A scale = *dloss * static_cast<A>(inverse_size);
   const std::int64_t size = shape.channels * shape.spots;
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * WIDTH;
   std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * WIDTH;
   for (; at < size; at += step) {
     A vm[WIDTH];
-    load_pixel_mask<WIDTH>(m, at, shape.channels, vm);
+    load_pixel_mask<WIDTH>(m, at, by_channels, vm);
     backward_terms<WIDTH>(scale, signs, vm, dh, dg, da, at);
   }
 }
