@@ -66,7 +66,7 @@ def backward(
     clamp: float | None,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """dx in dy's dtype and y's memory format, dbias in the accumulator's; empty where not needed."""
+    """dx in dy's dtype and y's format, dbias in the accumulator's dtype; empty where not needed."""
     if y is not None:
         fits = y.shape == dy.shape and y.device == dy.device
         _check.require(fits, "bias_act_backward", f"y must be like dy {_check.describe(dy)}", y)

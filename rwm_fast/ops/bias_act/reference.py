@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,7 +47,8 @@ def activate_backward(
     """dt = dy·gain·(1 where y > 0, else slope), 0 where |y| ≥ clamp; y may be None if unused."""
     dt = dy * gain
     if activation == "lrelu":
-        dt = dt.where(y > 0, dt * slope)
+        # torch's derivative of leaky_relu that reads the sign from the result, as ours does
+        dt = torch.ops.aten.leaky_relu_backward(dt, y.to(dt.dtype), slope, True)
     return dt if clamp is None else dt.masked_fill(y.abs() >= clamp, 0)
 
 

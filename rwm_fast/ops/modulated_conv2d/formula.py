@@ -42,9 +42,7 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, weight, styles, regions_in, regions_out, noise, noise_strength and bias.
 
-    None where not needed; each in its argument's dtype. `recover` saves a convolution where u can
-    be read back from y. The second derivative does without: it would meet y's own dependence on the
-    bias and the noise, and leave rounding errors where the exact answer is 0.
+    None where not needed; each in its argument's dtype. `recover`: see `_recovers`.
     """
     need_x, need_w, need_s, need_r_in, need_r_out, need_noise, need_strength, need_bias = needs
     passes = plan(settings, weight, filter)
@@ -64,11 +62,11 @@ def backward(
         d = demodulation(weight, s, settings.eps)  # [N, K, O]
         b = blend(d, regions_out)  # [N, O, H, W]
         if need_w or need_s or need_r_out:
-            if recover and _recovers(x, settings, need_r_out):
-                u = _recover(y, b, noise, noise_strength, bias, settings)
+            if recover and _recovers(x, need_r_out):
+                db = _recover_db(dy, y, dv, b, noise, noise_strength, bias, settings)
             else:
                 u = convolve(z, w, filter, passes, settings.flip_weight)
-            db = dv * u  # [N, O, H, W]
+                db = dv * u  # [N, O, H, W]
             dd = blend_backward_vectors(db, regions_out)  # [N, K, O]
             dr_out = blend_backward_regions(db, d) if need_r_out else None
             ds, dw = demodulation_backward(dd, d, weight, s)
@@ -105,30 +103,38 @@ def _noise_backward(
     return t if noise_strength is None else noise_strength * t, dstrength
 
 
-def _recovers(x: Tensor, settings: Settings, need_r_out: bool) -> bool:
-    """Whether u can be read back from y instead of being computed by one more convolution.
+def _recovers(x: Tensor, need_r_out: bool) -> bool:
+    """Whether dv·u is read back from y, which spares one more convolution.
 
-    It needs an invertible activation and y in float32. The error is half a ULP of v, so it is small
-    against u unless noise and bias are many times larger. In half precision that error would be
-    felt, float64 is for exactness, and a b that is asked for its regions may be small: computed.
+    Only in float32: the error is that of rounding v, so it is small against u unless noise and bias
+    are many times larger. In half precision it would be felt; float64 is for exactness; and where b
+    is asked for its regions it may be small. The second derivative computes u too: through y it
+    would meet the bias and the noise, and leave rounding errors where the exact answer is 0.
     """
-    invertible = settings.clamp is None and (settings.activation == "linear" or settings.slope > 0)
-    return invertible and x.dtype == torch.float32 and not need_r_out
+    return x.dtype == torch.float32 and not need_r_out
 
 
-def _recover(
+def _recover_db(
+    dy: Tensor,
     y: Tensor,
+    dv: Tensor,
     b: Tensor,
     noise: Tensor | None,
     noise_strength: Tensor | None,
     bias: Tensor | None,
     settings: Settings,
 ) -> Tensor:
-    """u = (act⁻¹(y)/gain − strength·noise − bias)/b; 0 where no region claims the pixel (b = 0)."""
-    t = y.where(y > 0, y / settings.slope) if settings.activation == "lrelu" else y
-    t = t / settings.gain
+    """dv·u = (dy·y − dv·(strength·noise + bias))/b; 0 where no region claims the pixel (b = 0).
+
+    Linear and leaky ReLU have act'(v)·v = act(v): so dv·v = dy·y wherever y is not clamped.
+    Changes nothing but its own result, in place; not meant to be differentiated.
+    """
+    db = dy * y
+    if settings.clamp is not None:
+        db.masked_fill_(y.abs() >= settings.clamp, 0)
     if noise is not None:
-        t = t - (noise if noise_strength is None else noise_strength * noise)
+        strength = 1 if noise_strength is None else noise_strength
+        db.addcmul_(dv, strength * noise.to(dv.dtype), value=-1)
     if bias is not None:
-        t = t - along_channels(bias, 4)
-    return t / b.masked_fill(b == 0, 1)
+        db.addcmul_(dv, along_channels(bias, 4).to(dv.dtype), value=-1)
+    return db.div_(b.masked_fill(b == 0, 1))
