@@ -24,24 +24,17 @@ Strip<T> strip(int up, int down, bool wide, bool epilogue) {
   return wide ? strip<T, kWidth<T>, false>(up, down) : strip<T, 1, false>(up, down);
 }
 
-// Rows of a thread. Long strips read fewer rows twice, but the GPU wants about two thousand threads on
-// each of its hundred or so multiprocessors.
-int rows_for(std::int64_t columns, int out_height) {
-  int rows = 16;
-  while (rows > 2 && columns * ceil_div(out_height, rows) < (1 << 18)) rows /= 2;
-  return rows;
-}
-
 // A separable filter: taps_x and taps_y, `taps` <= kTaps each, as correlations. factor: 2 up, -2 down, or
-// 1. With `active` false and no pointers behind it there is no epilogue.
+// 1. `rows` output rows, an even number, go to one thread. With `active` false and no pointers behind it there is no epilogue.
 void separable(Pointer x, Pointer taps_x, Pointer taps_y, Pointer y, std::int64_t images,
                std::int64_t channels, int height, int width, int out_height, int out_width,
-               int pad_x, int pad_y, int taps, int factor, Pointer scale, Pointer regions,
+               int pad_x, int pad_y, int taps, int factor, int rows, Pointer scale, Pointer regions,
                Pointer noise, Pointer strength, Pointer bias, std::int64_t styles,
                std::int64_t noise_stride, bool active, double slope, double gain, double clamp,
                int dtype, int device, Pointer stream) {
-  const bool fits = taps >= 1 && taps <= kTaps && (factor == 1 || factor == 2 || factor == -2);
-  check(fits, kOp, ": no strip kernel for ", taps, " taps and factor ", factor);
+  const bool known = factor == 1 || factor == 2 || factor == -2;
+  const bool fits = taps >= 1 && taps <= kTaps && known && rows > 0 && rows % 2 == 0;
+  check(fits, kOp, ": no strip kernel for ", taps, " taps, factor ", factor, ", rows ", rows);
   const int up = factor == 2 ? 2 : 1, down = factor == -2 ? 2 : 1;
   const bool epilogue = active || scale != 0 || noise != 0 || bias != 0;
   const Geometry g{images, channels, height, width, out_height, out_width, pad_x, pad_y};
@@ -54,7 +47,7 @@ void separable(Pointer x, Pointer taps_x, Pointer taps_y, Pointer y, std::int64_
     } else {
       const bool wide = channels % kWidth<T> == 0 && aligned(x, y, scale, bias);
       const std::int64_t vectors = channels / (wide ? kWidth<T> : 1), line = vectors * out_width;
-      const int rows = rows_for(images * line, out_height), early = up == 2 ? pad_y & 1 : 0;
+      const int early = up == 2 ? pad_y & 1 : 0;
       const std::int64_t strips = ceil_div(out_height + early, rows);
       const Epilogue<A> e{as<A>(scale), as<A>(regions), as<A>(noise), as<A>(strength), as<A>(bias),
                           styles, noise_stride, active, activation<T>(slope, gain, clamp)};

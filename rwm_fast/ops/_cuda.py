@@ -1,8 +1,8 @@
 """What every `native_cuda.py` needs to launch a kernel: the module, the place, checked addresses.
 
 A kernel runs on the current stream of its tensors' device. It allocates nothing and nobody waits
-for it, so it can be captured in a CUDA graph. It checks nothing either: no address leaves Python but
-that of a tensor made beside the call, or of one that passed `dense`.
+for it, so it can be captured in a CUDA graph. It checks nothing either: no address leaves Python
+but that of a tensor made beside the call, or of one that passed `dense`.
 """
 
 from __future__ import annotations

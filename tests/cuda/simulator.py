@@ -12,8 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCES = [*sorted((ROOT / "csrc").glob("*/*.cu")), Path(__file__).with_name("library.cpp")]
 # -O1: nearly as fast to run as -O2 here (the fibre switches dominate), and half as long to compile.
-FLAGS = "-std=c++17 -O1 -g -fPIC -Wall -Werror -Wno-unknown-pragmas -x c++"
-SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+FLAGS = "-std=c++17 -O1 -fPIC -U_FORTIFY_SOURCE -Wall -Werror -Wno-unknown-pragmas -x c++"
+SANITIZE = "-g1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 # Set for a pytest that runs under the sanitizers (test_sanitized.py).
 SANITIZED = os.environ.get("RWM_FAST_TEST_SANITIZED") == "1"
 

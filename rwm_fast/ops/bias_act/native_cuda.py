@@ -79,7 +79,7 @@ def backward(
     clamp: float | None,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """dx in dy's dtype and y's memory format, dbias in the accumulator's; empty where not needed."""
+    """dx in dy's dtype and y's memory format, dbias in the accumulator's; empty if not needed."""
     _check.floating(OP, "dy", dy)
     _check.require(dy.ndim >= 2, OP, "dy must be [N, C, ...]", dy)
     reads_y = activation != "linear" or clamp is not None

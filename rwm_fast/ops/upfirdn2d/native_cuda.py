@@ -91,7 +91,8 @@ def run(
     place = (DTYPE_CODES[x.dtype], *_cuda.place(x))
     if serves(taps, up, down):
         factor = up[0] if up[0] > 1 else -down[0] if down[0] > 1 else 1
-        arguments = (*geometry, len(taps[0]), factor, *epilogue.arguments(), *place)
+        rows = _rows(x, y, order)
+        arguments = (*geometry, len(taps[0]), factor, rows, *epilogue.arguments(), *place)
         _cuda.module().upfirdn2d_separable(*map(address, (x, *taps, y)), *arguments)
     else:
         kernel = taps[0] if len(taps) == 1 else taps[1].outer(taps[0])  # [fh, fw]
@@ -112,7 +113,7 @@ def correlation(
 
 
 def serves(taps: tuple[Tensor, ...], up: Sequence[int], down: Sequence[int]) -> bool:
-    """Whether the fast kernels do: separable, up to 4 taps, up 2, down 2 or neither, not float64."""
+    """Whether the fast kernels do: separable, up to 4 taps, up 2, down 2 or neither, no float64."""
     if len(taps) == 1 or len(taps[0]) > _STRIP_TAPS or taps[0].dtype == torch.float64:
         return False
     return up[0] == up[1] and down[0] == down[1] and (up[0], down[0]) in ((1, 1), (2, 1), (1, 2))
@@ -125,3 +126,16 @@ def _geometry(
     n, c = x.shape[:2]
     images = (n, c) if order is torch.channels_last else (n * c, 1)
     return *images, *x.shape[2:], *y.shape[2:], padding[0], padding[2]
+
+
+def _rows(x: Tensor, y: Tensor, order: torch.memory_format) -> int:
+    """Output rows of a thread; even.
+
+    Long strips read fewer rows twice, but a GPU wants about two thousand threads on each of its
+    hundred or so multiprocessors.
+    """
+    width = 16 // x.element_size() if order is torch.channels_last else 1
+    rows = 16
+    while rows > 2 and y.numel() // width // rows < 1 << 18:
+        rows //= 2
+    return rows

@@ -81,6 +81,7 @@ CASES = (
     _case("odd", (3, 19, 13, 17), clamp=3.0),
     _case("long", (2, 3, 67, 71)),  # several chunks a channel, the last one short
     _case("matrix_odd", (33, 45), clamp=1.0),
+    _case("vectors", (1, 16, 72, 64), clamp=3.0),  # whole vectors in every dtype and layout
     _case("layer_64", (4, 64, 64, 64), bench=True),
     _case("layer_256", (4, 128, 256, 256), bench=True),
     _case("layer_256_clamp", (4, 128, 256, 256), clamp=256.0, bench=True),

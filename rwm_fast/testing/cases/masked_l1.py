@@ -100,6 +100,7 @@ CASES = (
     _case("pixel", (1, 1, 1, 1), _soft, smooth=True),
     _case("odd", (3, 5, 13, 17), _soft),  # more channels than a vector has pairs, tails everywhere
     _case("chunks", (2, 3, 67, 71), _soft),  # several chunks of the sum a plane, the last one short
+    _case("vectors", (2, 3, 64, 72), _soft),  # whole vectors in every dtype
     _case("images_256", (16, 3, 256, 256), _binary, gradients=("hybrid",), bench=True),
     _case("images_256_all", (16, 3, 256, 256), _soft, bench=True),
 )

@@ -65,6 +65,11 @@ CASES = (
     _case("odd", (3, 17, 13, 19), LOW_PASS, padding=[2, 1], gain=1.5),
     _case("odd_up2", (2, 19, 7, 11), LOW_PASS, up=2, padding=[2, 1], gain=4.0),
     _case("odd_down2", (2, 19, 13, 11), LOW_PASS, down=2, padding=1),
+    # Whole vectors in every dtype, in channels_last.
+    _case("vectors", (2, 16, 9, 10), LOW_PASS, padding=[2, 1, 1, 2]),
+    _case("vectors_up2", (2, 16, 9, 5), LOW_PASS, up=2, padding=[2, 1, 1, 2], gain=4.0),
+    _case("vectors_down2", (2, 16, 9, 10), _taps(1, 2, 1), down=2, padding=[1, 2, 0, 1]),
+    _case("vectors_two_taps", (1, 16, 7, 6), _taps(1, 2), up=2, padding=[1, 0]),
     _case("up2_256", (4, 128, 128, 128), LOW_PASS, up=2, padding=[2, 1], gain=4.0, bench=True),
     _case("down2_256", (4, 128, 256, 256), LOW_PASS, down=2, padding=1, bench=True),
     _case("blur_64", (4, 64, 64, 64), LOW_PASS, padding=[2, 1], bench=True),
