@@ -51,22 +51,23 @@ class BuildExt(build_ext):
 
     def run(self):
         inplace = self.inplace or getattr(self, "editable_mode", False)
-        package = Path(PACKAGE) if inplace else Path(self.build_lib, PACKAGE)
-        package.mkdir(parents=True, exist_ok=True)
+        # Python started in the source folder imports the package from there, installed or not: so
+        # the modules are left there too, or it would run without them.
+        packages = [Path(PACKAGE)] + ([] if inplace else [Path(self.build_lib, PACKAGE)])
         record = {}
         with one_build_at_a_time():
             for part, module, make in (("cpu", "_C", make_cpu), ("cuda", "_cuda", make_cuda)):
-                target = package / (module + sysconfig.get_config_var("EXT_SUFFIX"))
+                library = None
                 try:
                     library, record[part] = make(module)
-                    # A new file, not a rewritten one: a running process may have the old one open.
-                    shutil.copy2(library, f"{target}.new")
-                    os.replace(f"{target}.new", target)
                 except Skipped as reason:
                     record[part] = f"not built: {reason}"
-                    target.unlink(missing_ok=True)
+                for package in packages:
+                    put(library, package / (module + sysconfig.get_config_var("EXT_SUFFIX")))
                 print(f"{PACKAGE}.{module}: {record[part]}")
-            (package / "_build_info.json").write_text(json.dumps(record, indent=2) + "\n")
+            for package in packages:
+                package.mkdir(parents=True, exist_ok=True)
+                (package / "_build_info.json").write_text(json.dumps(record, indent=2) + "\n")
 
     def get_source_files(self):
         return sorted(str(path) for path in CSRC.rglob("*.*"))
@@ -78,6 +79,17 @@ class BuildExt(build_ext):
 
     def get_output_mapping(self):
         return {}
+
+
+def put(library, target):
+    """Copy a module to its place, or remove the one there if there is none."""
+    if library is None:
+        target.unlink(missing_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A new file, not a rewritten one: a running process may have the old one open.
+    shutil.copy2(library, f"{target}.new")
+    os.replace(f"{target}.new", target)
 
 
 def make_cpu(module):

@@ -21,7 +21,9 @@ def tiny():
                         log_kimg=0.004, sample_kimg=0.02, sample_seconds=0.0,
                         checkpoint_kimg=0.02, precision="fp32", device="cpu")
         return replace(demo, model=model, data=replace(demo.data, resize=16, pool=12),
-                       loss=replace(demo.loss, **(dict(num_patches=2, content_jitter=0.0)
+                       loss=replace(demo.loss, **(dict(num_patches=2, content_jitter=0.0,
+                                                       alignment_interval=1,
+                                                       alignment_from_start=False)
                                                   | (loss or {}))),
                        train=replace(demo.train, **(settings | train)))
     return make

@@ -166,6 +166,19 @@ def test_content_alignment_asks_for_the_swap_inside_and_the_picture_outside(tiny
     torch.testing.assert_close(term.value, inside + outside)
 
 
+def test_content_alignment_can_start_with_the_reconstruction_part(tiny, make_trainer, image,
+                                                                  random):
+    early = tiny(dict(alignment_from_start=True, alignment_interval=2))
+    method = make_trainer(early).method
+    assert set(method.autoencoder_terms(image, random(), 1)) == {"reconstruction", "edge"}
+    terms = method.autoencoder_terms(image, random(), 2)
+    assert set(terms) == {"reconstruction", "edge", "content_alignment"}
+    assert has_gradient(terms["content_alignment"].value, method.nets.generator)
+    assert has_gradient(terms["content_alignment"].value, method.nets.encoder)
+    late = make_trainer(tiny(dict(alignment_interval=2))).method
+    assert "content_alignment" not in late.autoencoder_terms(image, random(), 2)
+
+
 def test_an_adversarial_term_on_hybrids_is_optional(tiny, make_trainer, image, random):
     trainer = make_trainer(tiny(dict(gan_hybrid=0.3, content_alignment=0.0)))
     assert trainer.method.hybrid_due(1)
