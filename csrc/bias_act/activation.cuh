@@ -18,10 +18,6 @@ struct Activation {
     const A dt = dy * gain;
     return fabs(y) >= clamp ? A(0) : y > A(0) ? dt : dt * slope;
   }
-  // t from y, where nothing was clamped and the slope is not 0.
-  __device__ __forceinline__ A inverse(A y) const {
-    return (y > A(0) ? y : y / slope) / gain;
-  }
 };
 
 // The clamp is rounded as the results are, so that the backward pass recognises a clamped one.

@@ -59,8 +59,9 @@ def forward(
     if not h.numel():
         return h.new_full((), float("nan"), dtype=dtype), signs
     loss, partials = h.new_empty((), dtype=dtype), h.new_empty(_MAX_BLOCKS, dtype=dtype)
+    ticket = _cuda.ticket(h)
     _cuda.module().masked_l1_forward(
-        *map(address, (h, g, a, m, signs if save else None, partials, _cuda.ticket(h), loss)),
+        *map(address, (h, g, a, m, signs if save else None, partials, ticket, loss)),
         *_shape(h, m, order),
         DTYPE_CODES[h.dtype],
         DTYPE_CODES[m.dtype],
