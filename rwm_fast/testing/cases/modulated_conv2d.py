@@ -192,6 +192,13 @@ CASES = (
     _styled("odd", (3, 17, 7, 9), 19, noise="plane"),
     _styled("odd_up2", (2, 19, 5, 7), 17, **UP),
     _styled("odd_down2", (2, 19, 9, 7), 17, **DOWN),
+    # Whole vectors of channels in every dtype; more channels than 32 threads have vectors.
+    _styled("vectors", (2, 16, 5, 6), 24),
+    _styled("vectors_up2", (1, 16, 5, 4), 24, styles=2, regions=_regions(2, 8, 8), **UP),
+    _styled("vectors_down2", (2, 16, 6, 8), 24, **DOWN),
+    _case("vectors_to_rgb", (2, 24, 9, 8), 3, 1, styles=2, regions=_regions(2, 9, 8), bias=True,
+          demodulate=False, gradients=("x", "weight", "styles", "bias")),
+    _styled("wide", (1, 264, 3, 4), 264, kernel=1, styles=2, regions=_regions(2, 3, 4)),
     _styled("layer_16", (4, 512, 16, 16), 512, bench=True),
     _styled("layer_64", (4, 64, 64, 64), 64, bench=True),
     _styled("layer_128", (2, 256, 128, 128), 256, bench=True),
