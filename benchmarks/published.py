@@ -1,0 +1,114 @@
+"""How people write these operators today: eager PyTorch, operation by operation.
+
+Written from the formulas, with the habits of widely used StyleGAN2-type and Swapping Autoencoder
+code: a weight tensor an image and a grouped convolution, a blur with the channels folded into the
+batch, images expanded once a patch. Each function takes the arguments of ours.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
+    return F.l1_loss(hybrid * mask, inside * mask) + F.l1_loss(
+        hybrid * (1 - mask), outside * (1 - mask)
+    )
+
+
+def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
+    n, p = boxes.shape[:2]
+    images = image[:, None].expand(-1, p, -1, -1, -1).flatten(0, 1)  # [N·P, C, H, W], P copies
+    cx, cy, half_w, half_h = boxes.flatten(0, 1).to(image.dtype).unbind(1)
+    zero = torch.zeros_like(cx)
+    theta = torch.stack((half_w, zero, cx, zero, half_h, cy), dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, [n * p, image.shape[1], size, size], align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False).unflatten(0, (n, p))
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "lrelu",
+    negative_slope: float = 0.2,
+    gain: float = math.sqrt(2),
+    clamp: float | None = None,
+) -> Tensor:
+    y = x if bias is None else x + bias.view(1, -1, *[1] * (x.ndim - 2))
+    y = (F.leaky_relu(y, negative_slope) if activation == "lrelu" else y) * gain
+    return y if clamp is None else y.clamp(-clamp, clamp)
+
+
+def upfirdn2d(
+    x: Tensor,
+    filter: Tensor,
+    *,
+    up: int = 1,
+    down: int = 1,
+    padding: int | list[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    n, c, h, w = x.shape
+    padding = [padding] * 4 if isinstance(padding, int) else list(padding)
+    padding = padding if len(padding) == 4 else [padding[0]] * 2 + [padding[1]] * 2
+    taps = filter if filter.ndim == 2 else filter[:, None] * filter
+    taps = (taps if flip_filter else taps.flip((0, 1))).to(x.dtype) * gain
+    y = x.reshape(n * c, 1, h, 1, w, 1)
+    y = F.pad(y, [0, up - 1, 0, 0, 0, up - 1]).reshape(n * c, 1, h * up, w * up)
+    y = F.conv2d(F.pad(y, padding), taps[None, None])  # one channel, N·C images
+    return y[:, :, ::down, ::down].reshape(n, c, *y[0, 0, ::down, ::down].shape)
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int = 0,
+    resample_filter: Tensor | None = None,
+    demodulate: bool = True,
+    *,
+    noise_strength: Tensor | None = None,
+    bias: Tensor | None = None,
+    regions: Tensor | None = None,
+    **activation: object,
+) -> Tensor:
+    one_style = lambda s: _grouped(x, weight, s, up, down, padding, resample_filter, demodulate)
+    if regions is None:
+        y = one_style(styles)
+    else:  # one convolution a style, then select
+        y = sum(
+            F.adaptive_avg_pool2d(region[:, None], (x.shape[2] * up, x.shape[3] * up))
+            * one_style(style)
+            for region, style in zip(regions.unbind(1), styles.unbind(1), strict=True)
+        )
+    if noise is not None:
+        y = y + (noise if noise_strength is None else noise * noise_strength)
+    settings = {"activation": "linear", "gain": 1.0} | activation
+    return bias_act(y, bias, **settings)
+
+
+def _grouped(x, weight, style, up, down, padding, filter, demodulate):  # style [N, I]
+    n, i, h, w = x.shape
+    o, _, k, _ = weight.shape
+    weights = weight[None] * style[:, None, :, None, None]  # [N, O, I, k, k]
+    if demodulate:
+        weights = weights * torch.rsqrt(weights.square().sum((2, 3, 4), keepdim=True) + 1e-8)
+    groups = x.reshape(1, n * i, h, w)
+    if up > 1:  # a 3×3 transposed convolution, then the blur
+        weights = weights.transpose(1, 2).flip((3, 4)).reshape(n * i, o, k, k)
+        y = F.conv_transpose2d(groups, weights, stride=up, groups=n).view(n, o, up * h + 1, -1)
+        return upfirdn2d(y, filter, padding=1, gain=up**2)
+    if down > 1:  # the blur, then a convolution with a stride
+        groups = upfirdn2d(x, filter, padding=2).reshape(1, n * i, h + 1, w + 1)
+        padding = 0
+    y = F.conv2d(groups, weights.reshape(n * o, i, k, k), stride=down, padding=padding, groups=n)
+    return y.view(n, o, *y.shape[2:])
