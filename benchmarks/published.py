@@ -75,12 +75,14 @@ def modulated_conv2d(
     padding: int = 0,
     resample_filter: Tensor | None = None,
     demodulate: bool = True,
+    flip_weight: bool = True,
     *,
     noise_strength: Tensor | None = None,
     bias: Tensor | None = None,
     regions: Tensor | None = None,
     **activation: object,
 ) -> Tensor:
+    weight = weight if flip_weight else weight.flip((2, 3))
     one_style = lambda s: _grouped(x, weight, s, up, down, padding, resample_filter, demodulate)
     if regions is None:
         y = one_style(styles)

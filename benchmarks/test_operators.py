@@ -15,7 +15,6 @@ import importlib
 import time
 
 import published
-import pytest
 import torch
 
 from rwm_fast import use_backend
@@ -57,7 +56,9 @@ def _cotangent(result: torch.Tensor) -> torch.Tensor:
 
 def check(case: Case, column: str, inputs: dict, dtype: torch.dtype) -> float:
     """The largest error relative to the largest value, over the result and all gradients."""
-    truth = call(case, "auto", case.inputs(torch.float64))
+    # Near a border of regions a convolution a style and then selecting is another function.
+    own = column == "published" and "regions" in inputs
+    truth = call(case, "published" if own else "auto", case.inputs(torch.float64))
     errors = []
     for ours, exact in zip(call(case, column, inputs), truth, strict=True):
         errors.append(((ours.double() - exact).abs().max() / exact.abs().max()).item())
