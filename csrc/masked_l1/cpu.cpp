@@ -1,10 +1,11 @@
 // masked_l1 on the CPU: the loss and the signs in one pass over memory, and the gradients.
 // Notation of rwm_fast/ops/masked_l1/autograd.py: h, g, a, m.
 //
-// Two orders of memory, as on CUDA. Planes: [N, C, S] with a mask value for each (n, s); a mask of the
-// images' own shape is the case N = C = 1. Pixels: [S, C] with a mask value for each s (channels_last).
-// Either way a kernel sees a run of elements with one mask value each; runs are of a fixed length, and
-// their sums are added up in order, so that the result does not depend on the number of threads.
+// Two orders of memory, as on CUDA. Planes: [N, C, S] with a mask value for each (n, s); a mask of
+// the images' own shape is the case N = C = 1. Pixels: [S, C] with a mask value for each s
+// (channels_last). Either way a kernel sees a run of elements with one mask value each; runs are of
+// a fixed length, and their sums are added up in order, so that the result does not depend on the
+// number of threads.
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -17,9 +18,9 @@
 namespace {
 using namespace rwm;
 
-constexpr std::int64_t kRun = 2048;         // elements a run: its mask and buffers stay in the L1 cache
-constexpr std::int64_t kGrain = 1 << 15;    // elements a thread's piece, at least
-constexpr std::int64_t kLanes = 32;         // partial sums of a run: enough to hide an addition's latency
+constexpr std::int64_t kRun = 2048;  // elements a run: its mask and buffers stay in the L1 cache
+constexpr std::int64_t kGrain = 1 << 15;  // elements a thread's piece, at least
+constexpr std::int64_t kLanes = 32;  // partial sums of a run: enough to hide an addition's latency
 
 template <class A>
 RWM_INLINE A absolute(A v) {
@@ -50,7 +51,8 @@ struct Terms {
     std::int64_t i = 0;
     for (; i + kLanes <= size; i += kLanes) {
       for (std::int64_t l = 0; l < kLanes; ++l) {
-        lanes[l] += term<SAVE>(h[i + l], g[i + l], a[i + l], m[i + l], SAVE ? codes + i + l : nullptr);
+        lanes[l] +=
+            term<SAVE>(h[i + l], g[i + l], a[i + l], m[i + l], SAVE ? codes + i + l : nullptr);
       }
     }
     for (std::int64_t l = 0; i < size; ++i, ++l) {
@@ -85,8 +87,8 @@ struct Gradient {
 template <class T, class M, class A = accumulate_t<T>>
 struct MaskTerms {
   static RWM_INLINE void run(const T* __restrict__ h, const T* __restrict__ g,
-                             const T* __restrict__ a, const M* __restrict__ m,
-                             A* __restrict__ sums, std::int64_t size, bool add) {
+                             const T* __restrict__ a, const M* __restrict__ m, A* __restrict__ sums,
+                             std::int64_t size, bool add) {
     for (std::int64_t i = 0; i < size; ++i) {
       const A vm = static_cast<A>(m[i]), vh = static_cast<A>(h[i]);
       const A inside = static_cast<A>(sign(vm)) * absolute(vh - static_cast<A>(g[i]));
@@ -98,7 +100,8 @@ struct MaskTerms {
 
 template <class M, class A>
 struct Scale {
-  static RWM_INLINE void run(const A* __restrict__ x, M* __restrict__ y, std::int64_t size, A scale) {
+  static RWM_INLINE void run(const A* __restrict__ x, M* __restrict__ y, std::int64_t size,
+                             A scale) {
     for (std::int64_t i = 0; i < size; ++i) y[i] = static_cast<M>(scale * x[i]);
   }
 };
@@ -123,8 +126,9 @@ void repeat_masks(const M* m, std::int64_t channels, std::int64_t at, std::int64
   }
 }
 
-// Calls f(at, mask, size) for the pieces of run number `index`: elements at, at + 1, … of the images
-// with masks mask[0], mask[1], …. In plane order the pieces are the channels that share the mask.
+// Calls f(at, mask, size) for the pieces of run number `index`: elements at, at + 1, … of the
+// images with masks mask[0], mask[1], …. In plane order the pieces are the channels that share the
+// mask.
 template <class A, class M, class F>
 void pieces(const Shape& shape, const M* m, std::int64_t index, const F& f) {
   if (shape.pixels) {
@@ -192,8 +196,8 @@ void forward(Pointer h, Pointer g, Pointer a, Pointer m, Pointer codes, Pointer 
 
 // dh = c(|m|s₁ + |1 − m|s₂), dg = −c|m|s₁, da = −c|1 − m|s₂, c = dloss/size; a pointer may be 0.
 void backward(Pointer dloss, Pointer codes, Pointer m, Pointer dh, Pointer dg, Pointer da,
-              std::int64_t images, std::int64_t channels, std::int64_t spots, bool pixels, int dtype,
-              int mask_dtype) {
+              std::int64_t images, std::int64_t channels, std::int64_t spots, bool pixels,
+              int dtype, int mask_dtype) {
   const Shape shape{images, channels, spots, pixels};
   with_types(dtype, mask_dtype, [&](auto image, auto mask) {
     using T = typename decltype(image)::type;
