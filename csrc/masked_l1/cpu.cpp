@@ -14,97 +14,16 @@
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/registry.h"
+#include "masked_l1/codes.h"
+
+#define RWM_KERNELS "masked_l1/kernels.h"
+#include "common/each_isa.h"
 
 namespace {
 using namespace rwm;
 
 constexpr std::int64_t kRun = 2048;  // elements a run: its mask and buffers stay in the L1 cache
 constexpr std::int64_t kGrain = 1 << 15;  // elements a thread's piece, at least
-constexpr std::int64_t kLanes = 32;  // partial sums of a run: enough to hide an addition's latency
-
-template <class A>
-RWM_INLINE A absolute(A v) {
-  return v < A(0) ? -v : v;
-}
-
-template <class A>
-RWM_INLINE int sign(A v) {
-  return static_cast<int>(v > A(0)) - static_cast<int>(v < A(0));
-}
-
-// Sum of |m||h − g| + |1 − m||h − a| over a run; reference.encode of the two signs, if asked for.
-template <class T, class M, class A = accumulate_t<T>>
-struct Terms {
-  template <bool SAVE>
-  static RWM_INLINE A term(T h, T g, T a, M m, std::uint8_t* code) {
-    const A vm = static_cast<A>(m), vh = static_cast<A>(h);
-    const A inside = vh - static_cast<A>(g), outside = vh - static_cast<A>(a);
-    if (SAVE) *code = static_cast<std::uint8_t>((sign(inside) + 1) | (sign(outside) + 1) << 2);
-    return absolute(vm) * absolute(inside) + absolute(A(1) - vm) * absolute(outside);
-  }
-
-  template <bool SAVE>
-  static RWM_INLINE A sum(const T* __restrict__ h, const T* __restrict__ g, const T* __restrict__ a,
-                          const M* __restrict__ m, std::uint8_t* __restrict__ codes,
-                          std::int64_t size) {
-    A lanes[kLanes] = {};
-    std::int64_t i = 0;
-    for (; i + kLanes <= size; i += kLanes) {
-      for (std::int64_t l = 0; l < kLanes; ++l) {
-        lanes[l] +=
-            term<SAVE>(h[i + l], g[i + l], a[i + l], m[i + l], SAVE ? codes + i + l : nullptr);
-      }
-    }
-    for (std::int64_t l = 0; i < size; ++i, ++l) {
-      lanes[l] += term<SAVE>(h[i], g[i], a[i], m[i], SAVE ? codes + i : nullptr);
-    }
-    for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
-      for (std::int64_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-    }
-    return lanes[0];
-  }
-
-  static RWM_INLINE A run(const T* h, const T* g, const T* a, const M* m, std::uint8_t* codes,
-                          std::int64_t size) {
-    return codes ? sum<true>(h, g, a, m, codes, size) : sum<false>(h, g, a, m, codes, size);
-  }
-};
-
-// out = inside·|m|·s₁ + outside·|1 − m|·s₂ over a run, s from the codes.
-template <class T, class M, class A = accumulate_t<T>>
-struct Gradient {
-  static RWM_INLINE void run(const std::uint8_t* __restrict__ codes, const M* __restrict__ m,
-                             T* __restrict__ out, std::int64_t size, A inside, A outside) {
-    for (std::int64_t i = 0; i < size; ++i) {
-      const A vm = static_cast<A>(m[i]);
-      const A s = static_cast<A>((codes[i] & 3) - 1), t = static_cast<A>((codes[i] >> 2) - 1);
-      out[i] = static_cast<T>(inside * absolute(vm) * s + outside * absolute(A(1) - vm) * t);
-    }
-  }
-};
-
-// sums (+)= sign(m)|h − g| − sign(1 − m)|h − a| over a run.
-template <class T, class M, class A = accumulate_t<T>>
-struct MaskTerms {
-  static RWM_INLINE void run(const T* __restrict__ h, const T* __restrict__ g,
-                             const T* __restrict__ a, const M* __restrict__ m, A* __restrict__ sums,
-                             std::int64_t size, bool add) {
-    for (std::int64_t i = 0; i < size; ++i) {
-      const A vm = static_cast<A>(m[i]), vh = static_cast<A>(h[i]);
-      const A inside = static_cast<A>(sign(vm)) * absolute(vh - static_cast<A>(g[i]));
-      const A outside = static_cast<A>(sign(A(1) - vm)) * absolute(vh - static_cast<A>(a[i]));
-      sums[i] = (add ? sums[i] : A(0)) + (inside - outside);
-    }
-  }
-};
-
-template <class M, class A>
-struct Scale {
-  static RWM_INLINE void run(const A* __restrict__ x, M* __restrict__ y, std::int64_t size,
-                             A scale) {
-    for (std::int64_t i = 0; i < size; ++i) y[i] = static_cast<M>(scale * x[i]);
-  }
-};
 
 struct Shape {
   std::int64_t images, channels, spots;  // N, C, S; in pixel order N = 1
@@ -116,14 +35,26 @@ struct Shape {
   }
 };
 
-// The masks of elements at, at + 1, … in pixel order.
+// masks[i] = the mask of element at + i, in pixel order. KNOWN channels, or 0 for any number.
+template <int KNOWN, class A, class M>
+void repeat_masks(const M* m, std::int64_t any_channels, std::int64_t at, std::int64_t size,
+                  A* masks) {
+  const std::int64_t channels = KNOWN ? KNOWN : any_channels;
+  std::int64_t spot = at / channels, i = 0;
+  for (std::int64_t c = at % channels; c && c < channels && i < size; ++c) {
+    masks[i++] = static_cast<A>(m[spot]);
+  }
+  if (i) ++spot;
+  for (; i + channels <= size; i += channels, ++spot) {
+    for (std::int64_t c = 0; c < channels; ++c) masks[i + c] = static_cast<A>(m[spot]);
+  }
+  while (i < size) masks[i++] = static_cast<A>(m[spot]);
+}
+
 template <class A, class M>
 void repeat_masks(const M* m, std::int64_t channels, std::int64_t at, std::int64_t size, A* masks) {
-  std::int64_t spot = at / channels, channel = at % channels;
-  for (std::int64_t i = 0; i < size; ++i) {
-    masks[i] = static_cast<A>(m[spot]);
-    if (++channel == channels) channel = 0, ++spot;
-  }
+  const auto repeat = channels == 3 ? repeat_masks<3, A, M> : repeat_masks<0, A, M>;
+  repeat(m, channels, at, size, masks);
 }
 
 // Calls f(at, mask, size) for the pieces of run number `index`: elements at, at + 1, … of the
@@ -180,10 +111,11 @@ void forward(Pointer h, Pointer g, Pointer a, Pointer m, Pointer codes, Pointer 
       for (std::int64_t i = begin; i < end; ++i) {
         double sum = 0;
         pieces<A>(shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
-          using Mask = std::remove_cv_t<std::remove_pointer_t<decltype(masks)>>;
+          const T *ph = as<const T>(h) + at, *pg = as<const T>(g) + at, *pa = as<const T>(a) + at;
           std::uint8_t* const out = codes ? as<std::uint8_t>(codes) + at : nullptr;
-          sum += run_best<Terms<T, Mask>>(as<const T>(h) + at, as<const T>(g) + at,
-                                          as<const T>(a) + at, masks, out, size);
+          A part = 0;
+          RWM_EACH_ISA(A, part = masked_l1_sum<A>(ph, pg, pa, masks, out, size));
+          sum += part;
         });
         sums[i] = sum;
       }
@@ -207,11 +139,11 @@ void backward(Pointer dloss, Pointer codes, Pointer m, Pointer dh, Pointer dg, P
     parallel_for(0, shape.runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         pieces<A>(shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
-          using Mask = std::remove_cv_t<std::remove_pointer_t<decltype(masks)>>;
+          const std::uint8_t* const from = as<const std::uint8_t>(codes) + at;
           const auto write = [&](Pointer out, A inside, A outside) {
             if (!out) return;
-            run_best<Gradient<T, Mask>>(as<const std::uint8_t>(codes) + at, masks, as<T>(out) + at,
-                                        size, inside, outside);
+            T* const to = as<T>(out) + at;
+            RWM_EACH_ISA(A, masked_l1_gradient(from, masks, to, size, inside, outside));
           };
           write(dh, c, c);
           write(dg, -c, A(0));
@@ -231,12 +163,11 @@ void mask_planes(const Shape& shape, const T* h, const T* g, const T* a, const M
       bool add = false;
       std::int64_t spot = 0, count = 0;
       pieces<A>(shape, m, i, [&](std::int64_t at, auto* masks, std::int64_t size) {
-        using Mask = std::remove_cv_t<std::remove_pointer_t<decltype(masks)>>;
-        run_best<MaskTerms<T, Mask>>(h + at, g + at, a + at, masks, sums, size, add);
+        RWM_EACH_ISA(A, masked_l1_mask_terms(h + at, g + at, a + at, masks, sums, size, add));
         if (!add) spot = at / (shape.channels * shape.spots) * shape.spots + at % shape.spots;
         add = true, count = size;
       });
-      run_best<Scale<M, A>>(sums, dm + spot, count, c);
+      RWM_EACH_ISA(A, masked_l1_scale(sums, dm + spot, count, c));
     }
   });
 }
@@ -256,14 +187,14 @@ void mask_pixels(const Shape& shape, const T* h, const T* g, const T* a, const M
         const std::int64_t size = std::min(kRun, spots * shape.channels - at);
         const std::int64_t from = first * shape.channels + at;
         repeat_masks(m, shape.channels, from, size, masks);
-        run_best<MaskTerms<T, A>>(h + from, g + from, a + from, static_cast<const A*>(masks), terms,
-                                  size, false);
+        RWM_EACH_ISA(A,
+                     masked_l1_mask_terms(h + from, g + from, a + from, masks, terms, size, false));
         for (std::int64_t j = 0; j < size; ++j) {
           sums[spot] += terms[j];
           if (++channel == shape.channels) channel = 0, ++spot;
         }
       }
-      run_best<Scale<M, A>>(static_cast<const A*>(sums), dm + first, spots, c);
+      RWM_EACH_ISA(A, masked_l1_scale(sums, dm + first, spots, c));
     }
   });
 }
