@@ -12,7 +12,8 @@ from rwm_fast.ops import _dispatch
 
 PACKAGE = Path(rwm_fast.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-CSRC = Path(__file__).parent.parent / "csrc"
+ROOT = Path(__file__).parent.parent
+CSRC = ROOT / "csrc"
 
 # What each part may import. A floor may use all floors below it, but not its neighbours; losses
 # take tensors, so they know no network.
@@ -164,7 +165,13 @@ def test_every_operator_has_its_files_and_ends_with_the_reference():
             assert (folder / name).exists(), f"{op}: {name}"
 
 
-@pytest.mark.skipif(not CSRC.is_dir(), reason="the installed package has no csrc")
+def test_the_readme_lists_every_environment_variable():
+    sources = [*SOURCES, ROOT / "setup.py"]
+    used = {name for p in sources for name in re.findall(r"\bRWM_FAST_[A-Z_]+", p.read_text())}
+    table = re.findall(r"^\| `(RWM_FAST_[A-Z_]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert used == set(table)
+
+
 def test_native_sources_are_torch_free():
     sources = [p for p in CSRC.rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh")]
     assert len(sources) > 10
