@@ -1,4 +1,4 @@
-"""C++ on the CPU: one pass forward, one pass backward with the bias gradient in it."""
+"""C++ on the CPU and, through `native_cuda`, CUDA: one pass forward, one pass backward."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from torch import Tensor
 
 from rwm_fast.ops import _check, _extension, _layout
 from rwm_fast.ops._check import accumulator
+from rwm_fast.ops.bias_act import native_cuda
 
 
 def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
-    """CPU tensors of any floating dtype and any layout."""
+    """Any floating dtype and any layout, where the module for the tensors' device can be used."""
+    if tensors[0].is_cuda:
+        return native_cuda.supports(tensors)
     if any(t is not None and t.device.type != "cpu" for t in tensors):
-        return "the native bias_act serves CPU tensors only"
+        return "the tensors are on several devices"
     return _extension.why_not_cpu()
 
 
@@ -39,6 +42,8 @@ def forward(
     clamp: float | None,
 ) -> Tensor:
     """y = clamp(act(x + bias)·gain), in x's memory format."""
+    if x.is_cuda:
+        return native_cuda.forward(x, bias, activation, slope, gain, clamp)
     order = _layout.memory_format(x)
     x = x.contiguous(memory_format=order)
     y = _layout.empty(x, x.shape)
@@ -67,6 +72,8 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
     """dx in dy's dtype and y's format, dbias in the accumulator's dtype; empty where not needed."""
+    if dy.is_cuda:
+        return native_cuda.backward(dy, y, activation, slope, gain, clamp, needs)
     if y is not None:
         fits = y.shape == dy.shape and y.device == dy.device
         _check.require(fits, "bias_act_backward", f"y must be like dy {_check.describe(dy)}", y)

@@ -1,4 +1,4 @@
-"""C++ on the CPU: one read and one write of the image, in channels_last or in planes."""
+"""C++ on the CPU and, through `native_cuda`, CUDA: one read and one write of the image."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _check, _extension, _layout
+from rwm_fast.ops.upfirdn2d import native_cuda
 from rwm_fast.ops.upfirdn2d.reference import filter_size, output_size
 
 
 def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
-    """CPU tensors of any floating dtype and any layout; any factor and any filter."""
+    """Any floating dtype, layout, factor and filter, where the device's module can be used."""
+    if tensors[0].is_cuda:
+        return native_cuda.supports(tensors)
     if any(t is not None and t.device.type != "cpu" for t in tensors):
-        return "the native upfirdn2d serves CPU tensors only"
+        return "the tensors are on several devices"
     return _extension.why_not_cpu()
 
 
@@ -28,6 +31,8 @@ def forward(
     gain: float,
 ) -> Tensor:
     """Upsample with zeros, pad or crop, filter, keep every down-th, in x's memory format."""
+    if x.is_cuda:
+        return native_cuda.forward(x, filter, up, down, padding, flip_filter, gain)
     order = _layout.memory_format(x)
     x = x.contiguous(memory_format=order)
     taps = x.new_ones(1) if filter is None else filter
