@@ -72,29 +72,53 @@ class ModelConfig:
             if f.type is int or f.type is Ints:
                 least = 0 if f.name == "patch_wide_channels" else 1
                 values = value if f.type is Ints else (value,)
-                _require(min(values, default=1) >= least,
-                         f"model.{f.name} must be at least {least}, got {value}")
+                _require(
+                    min(values, default=1) >= least,
+                    f"model.{f.name} must be at least {least}, got {value}",
+                )
             if f.type is Taps:
-                _require(2 <= len(value) <= 8 and sum(value) > 0,
-                         f"model.{f.name} must be 2 to 8 taps with a positive sum, got {value}")
-        for name in ("encoder_channels", "head_channels", "discriminator_channels",
-                     "patch_channels", "style_channels"):
+                _require(
+                    2 <= len(value) <= 8 and sum(value) > 0,
+                    f"model.{f.name} must be 2 to 8 taps with a positive sum, got {value}",
+                )
+        for name in (
+            "encoder_channels",
+            "head_channels",
+            "discriminator_channels",
+            "patch_channels",
+            "style_channels",
+        ):
             _require(len(getattr(self, name)) > 0, f"model.{name} must name at least one width")
-        for name, allowed in dict(input_kernel=(1, 3), content_kernel=(1, 3), rgb_kernel=(1, 3),
-                                  fold=(1, 2, 4), content_fold=(1, 2, 4)).items():
-            _require(getattr(self, name) in allowed,
-                     f"model.{name} must be one of {allowed}, got {getattr(self, name)}")
+        for name, allowed in dict(
+            input_kernel=(1, 3),
+            content_kernel=(1, 3),
+            rgb_kernel=(1, 3),
+            fold=(1, 2, 4),
+            content_fold=(1, 2, 4),
+        ).items():
+            _require(
+                getattr(self, name) in allowed,
+                f"model.{name} must be one of {allowed}, got {getattr(self, name)}",
+            )
         down, up = 2 ** (len(self.encoder_channels) - 1), 2 ** len(self.up_channels)
-        _require(down * self.content_fold == up,
-                 f"model.up_channels doubles {up}-fold, but encoder_channels with content_fold "
-                 f"halves {down * self.content_fold}-fold")
-        for name, size in (("discriminator_channels", self.image_size // self.fold),
-                           ("patch_channels", self.patch_size)):
+        _require(
+            down * self.content_fold == up,
+            f"model.up_channels doubles {up}-fold, but encoder_channels with content_fold "
+            f"halves {down * self.content_fold}-fold",
+        )
+        for name, size in (
+            ("discriminator_channels", self.image_size // self.fold),
+            ("patch_channels", self.patch_size),
+        ):
             halvings = len(getattr(self, name)) - 1
-            _require(size % 2**halvings == 0 and size >> halvings >= 3,
-                     f"model.{name}: {size} px does not halve {halvings} times to a size >= 3")
-        _require(self.image_size % self.stride == 0,
-                 f"model.image_size must be a multiple of {self.stride}, got {self.image_size}")
+            _require(
+                size % 2**halvings == 0 and size >> halvings >= 3,
+                f"model.{name}: {size} px does not halve {halvings} times to a size >= 3",
+            )
+        _require(
+            self.image_size % self.stride == 0,
+            f"model.image_size must be a multiple of {self.stride}, got {self.image_size}",
+        )
 
     @property
     def code_stride(self) -> int:
@@ -144,10 +168,14 @@ class LossConfig:
             if f.type is float:
                 _require(value >= 0, f"loss.{f.name} must not be negative, got {value}")
         low, high = self.patch_scale
-        _require(0 < low <= high <= 1,
-                 f"loss.patch_scale must satisfy 0 < low <= high <= 1, got {self.patch_scale}")
-        _require(self.content_jitter_keep <= 1,
-                 f"loss.content_jitter_keep must be in [0, 1], got {self.content_jitter_keep}")
+        _require(
+            0 < low <= high <= 1,
+            f"loss.patch_scale must satisfy 0 < low <= high <= 1, got {self.patch_scale}",
+        )
+        _require(
+            self.content_jitter_keep <= 1,
+            f"loss.content_jitter_keep must be in [0, 1], got {self.content_jitter_keep}",
+        )
 
 
 @dataclass(frozen=True)
@@ -165,10 +193,14 @@ class MaskConfig:
 
     def __post_init__(self):
         weights = (self.rectangle, self.ellipse, self.stroke, self.half_plane, self.blob)
-        _require(min(weights) >= 0 and sum(weights) > 0,
-                 f"mask: shape frequencies must be >= 0 and not all 0, got {weights}")
-        _require(0 < self.area[0] < self.area[1] < 1,
-                 f"mask.area must satisfy 0 < low < high < 1, got {self.area}")
+        _require(
+            min(weights) >= 0 and sum(weights) > 0,
+            f"mask: shape frequencies must be >= 0 and not all 0, got {weights}",
+        )
+        _require(
+            0 < self.area[0] < self.area[1] < 1,
+            f"mask.area must satisfy 0 < low < high < 1, got {self.area}",
+        )
         _require(0 <= self.invert <= 1, f"mask.invert must be in [0, 1], got {self.invert}")
         _require(self.max_shapes >= 1, f"mask.max_shapes must be at least 1, got {self.max_shapes}")
 
@@ -192,8 +224,10 @@ class DataConfig:
         _require(self.resize >= 1, f"data.resize must be positive, got {self.resize}")
         _require(self.pool >= 1, f"data.pool must be positive, got {self.pool}")
         _require(self.workers >= 0, f"data.workers must not be negative, got {self.workers}")
-        _require(1 <= self.zoom[0] <= self.zoom[1],
-                 f"data.zoom must satisfy 1 <= low <= high, got {self.zoom}")
+        _require(
+            1 <= self.zoom[0] <= self.zoom[1],
+            f"data.zoom must satisfy 1 <= low <= high, got {self.zoom}",
+        )
         for name in ("max_bad_fraction", "held_out"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"data.{name} must be in [0, 1], got {value}")
@@ -233,15 +267,19 @@ class TrainConfig:
     keep_checkpoints: int = 2  # ours: older ones are removed, 0 = keep all
 
     def __post_init__(self):
-        _require(self.batch >= 2 and self.batch % 2 == 0,
-                 f"train.batch must be even (styles swap in pairs), got {self.batch}")
+        _require(
+            self.batch >= 2 and self.batch % 2 == 0,
+            f"train.batch must be even (styles swap in pairs), got {self.batch}",
+        )
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.name.endswith("_fraction") or f.name == "decay_floor":
                 _require(0 <= value <= 1, f"train.{f.name} must be in [0, 1], got {value}")
             elif f.name.endswith("betas"):
-                _require(all(0 <= beta < 1 for beta in value),
-                         f"train.{f.name} must be in [0, 1), got {value}")
+                _require(
+                    all(0 <= beta < 1 for beta in value),
+                    f"train.{f.name} must be in [0, 1), got {value}",
+                )
             elif f.name.endswith(("kimg", "learning_rate")):
                 _require(value > 0, f"train.{f.name} must be positive, got {value}")
             elif f.type in (int, float):
@@ -261,8 +299,10 @@ class Config:
 
     def __post_init__(self):
         size, resize = self.model.image_size, self.data.resize
-        _require(not self.data.sources or resize >= size,
-                 f"data.resize must be at least model.image_size {size}, got {resize}")
+        _require(
+            not self.data.sources or resize >= size,
+            f"data.resize must be at least model.image_size {size}, got {resize}",
+        )
 
     def to_json(self, indent: int | None = 2) -> str:
         """JSON text that `from_json` turns back into an equal Config."""
@@ -283,8 +323,10 @@ class Config:
     def quick(self) -> "Config":
         """The two-minute form of a preset that has one."""
         train, names = self.train, [n for n, c in PRESETS.items() if c.train.quick_seconds > 0]
-        _require(train.quick_seconds > 0, f"preset {self.preset!r} has no quick form; "
-                 f"presets that have one: {', '.join(names)}")
+        _require(
+            train.quick_seconds > 0,
+            f"preset {self.preset!r} has no quick form; presets that have one: {', '.join(names)}",
+        )
         fraction = train.quick_reconstruction_fraction
         train = replace(train, seconds=train.quick_seconds, reconstruction_fraction=fraction)
         return replace(self, train=train)
@@ -306,15 +348,20 @@ def _parse(kind, value, where: str):
     if origin is tuple:
         _require(isinstance(value, list), f"{where}: expected a list, got {value!r}")
         kinds = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
-        _require(len(value) == len(kinds),
-                 f"{where}: expected {len(kinds)} values, got {len(value)}")
+        _require(
+            len(value) == len(kinds), f"{where}: expected {len(kinds)} values, got {len(value)}"
+        )
         return tuple(_parse(k, v, where) for k, v in zip(kinds, value, strict=True))
     accepted = (int, float) if kind is float else kind
-    _require(isinstance(value, accepted) and isinstance(value, bool) == (kind is bool),
-             f"{where}: expected {kind.__name__}, got {value!r}")
+    _require(
+        isinstance(value, accepted) and isinstance(value, bool) == (kind is bool),
+        f"{where}: expected {kind.__name__}, got {value!r}",
+    )
     return kind(value)
 
 
+# A table: every preset is read as one block.
+# fmt: off
 _PAPER_512 = ModelConfig(
     image_size=512, discriminator_channels=(64, 128, 256, 512, 512, 512, 512, 512))
 _PAPER_1024 = ModelConfig(  # trains on 768 px crops of 1024 px pictures
@@ -360,17 +407,18 @@ PRESETS: dict[str, Config] = {
     "demo": Config("demo", _DEMO,
         LossConfig(reconstruction=10.0, edge=1.0, gan_reconstructed=0.25, gan_swapped=0.5,
                    patch=0.5, num_patches=4, style_lambda=4.0, consistency_interval=4,
-                   alignment_interval=2, alignment_from_start=True, r1_gamma=1.0,
-                   content_jitter=1.0),
+                   content_alignment=5.0, alignment_interval=2, alignment_from_start=True,
+                   r1_gamma=1.0, content_jitter=1.0),
         DataConfig(resize=64, workers=0),
         train=TrainConfig(batch=4, kimg=1_000.0, seconds=330.0, step_order="shared",
-                          reconstruction_fraction=0.65, quick_seconds=105.0,
+                          reconstruction_fraction=0.8, quick_seconds=105.0,
                           quick_reconstruction_fraction=1.0, learning_rate=3e-3,
                           betas=(0.5, 0.99), second_part_gain=0.5, lazy_r1_correction=False,
                           decay_fraction=0.2, ema_half_life_kimg=1.1, ema_rampup=0.08,
                           log_kimg=0.4, sample_kimg=20.0, sample_seconds=20.0,
                           checkpoint_kimg=8.0)),
 }
+# fmt: on
 
 
 def preset(name: str) -> Config:

@@ -54,9 +54,15 @@ def main(argv: list[str] | None = None) -> int:
     masks = [load_mask(path, tuple(content.shape[2:])) for path in arguments.mask]
     editor = RegionEditor.from_checkpoint(arguments.checkpoint, device=device, dtype=dtype)
     to_device = lambda tensors: [t.to(device) for t in tensors]
-    edited = edit_picture(editor, content.to(device), to_device(styles), to_device(masks),
-                          keep_detail=arguments.keep_detail, feather=arguments.feather,
-                          work_size=arguments.work_size)
+    edited = edit_picture(
+        editor,
+        content.to(device),
+        to_device(styles),
+        to_device(masks),
+        keep_detail=arguments.keep_detail,
+        feather=arguments.feather,
+        work_size=arguments.work_size,
+    )
     save_image(edited, arguments.out)
     return 0
 

@@ -46,16 +46,21 @@ def main(argv: list[str] | None = None) -> int:
     editor = RegionEditor.from_checkpoint(arguments.checkpoint, device=device, dtype=dtype)
     networks = {"encoder": editor.encoder, "generator": editor.generator}
     pairs = held_out_pairs(config, arguments.split, arguments.pairs)
-    report = {"checkpoint": str(arguments.checkpoint), "split": arguments.split,
-              **machine(device, dtype), **evaluate(networks, pairs, arguments.quick)}
+    report = {
+        "checkpoint": str(arguments.checkpoint),
+        "split": arguments.split,
+        **machine(device, dtype),
+        **evaluate(networks, pairs, arguments.quick),
+    }
     folder = arguments.out or weights_folder(arguments.checkpoint)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_report(folder / "scores.json", report)
         save_pairs_grid(networks, pairs, folder / "scores.png")
     except OSError as error:
-        raise UserError(f"--out: expected a folder that can be written, got {folder} "
-                        f"({error.strerror})") from None
+        raise UserError(
+            f"--out: expected a folder that can be written, got {folder} ({error.strerror})"
+        ) from None
     print(table(report))
     return int(arguments.strict and not report.get("passed", True))
 

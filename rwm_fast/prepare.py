@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.photos:
         raise UserError("expected at least one folder or zip file of pictures (see --help)")
     with tqdm(unit=" pictures", disable=None) as bar:
+
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)

@@ -24,9 +24,15 @@ from rwm_fast.training.stats import NotFiniteError
 STOPPED = 130  # exit status of a command ended by Ctrl-C, as shells have it
 
 # Short names of settings; every other one has the long form --section.field.
-SHORT = {"--data": "--data.sources", "--precision": "--train.precision",
-         "--device": "--train.device", "--seed": "--train.seed", "--batch": "--train.batch",
-         "--kimg": "--train.kimg", "--seconds": "--train.seconds"}
+SHORT = {
+    "--data": "--data.sources",
+    "--precision": "--train.precision",
+    "--device": "--train.device",
+    "--seed": "--train.seed",
+    "--batch": "--train.batch",
+    "--kimg": "--train.kimg",
+    "--seconds": "--train.seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class Arguments:
     """What the command line says."""
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: PRESETS["demo"])
+        default_factory=lambda: PRESETS["demo"]
+    )
     out: str = ""  # run folder; empty = runs/PRESET, or runs/PRESET-quick
     quick: bool = False  # the two-minute form of the preset
     dry_run: bool = False  # print settings, parameter counts and memory, then stop

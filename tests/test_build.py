@@ -26,7 +26,8 @@ KNOWN = {"75", "80", "86", "89", "90", "100", "120"}  # of nvcc 13.0
         ("7.5", "sm_75 ptx75"),  # the lowest target below 80
         ("8.6+PTX", "sm_86 ptx80 ptx86"),
         ("10.0 10.0", "sm_100 ptx80"),
-        (build.DEFAULT_ARCHS, "sm_80 sm_86 sm_89 sm_90a sm_100 sm_120 ptx80"),
+        (build.DEFAULT_ARCHS, "sm_80 ptx80"),
+        (build.ALL_ARCHS, "sm_80 sm_86 sm_89 sm_90a sm_100 sm_120 ptx80"),
     ],
 )
 def test_cuda_targets(spec, names):

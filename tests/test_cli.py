@@ -33,11 +33,13 @@ def run(command: str, *arguments) -> int:
 @pytest.fixture
 def refused(capsys):
     """Asserts that a command ends with status 2 and one sentence; returns the sentence."""
+
     def check(command: str, *arguments) -> str:
         assert run(command, *arguments) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and lines[0].startswith("error: "), lines
         return lines[0]
+
     return check
 
 
@@ -55,9 +57,11 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def picture(tmp_path):
     """Writes a picture and returns its path."""
+
     def write(name: str, size=(20, 14), mode="RGB", color=None):
         Image.new(mode, size, color or (40, 90, 160)).save(tmp_path / name)
         return tmp_path / name
+
     return write
 
 
@@ -65,8 +69,16 @@ def picture(tmp_path):
 
 
 def test_training_writes_every_file(trained):
-    for name in ("config.json", "log.jsonl", "curves.png", "report.json", "pictures.json",
-                 "weights.safetensors", "samples/000000040.png", "checkpoints/state-000000040.pt"):
+    for name in (
+        "config.json",
+        "log.jsonl",
+        "curves.png",
+        "report.json",
+        "pictures.json",
+        "weights.safetensors",
+        "samples/000000040.png",
+        "checkpoints/state-000000040.pt",
+    ):
         assert (trained / name).stat().st_size > 0, name
     config = json.loads((trained / "config.json").read_text())
     assert config["preset"] == "demo" and config["model"]["image_size"] == 16
@@ -81,9 +93,13 @@ def test_a_dry_run_tells_settings_parameters_and_memory(capsys, preset):
     assert settings["preset"] == preset and settings["loss"]["patch"] == 0.25
     assert "M parameters" in text and "GiB at batch" in text
     if preset == "paper-256":
-        for network, millions in (("encoder", 30.6), ("generator", 25.1), ("discriminator", 28.9),
-                                  ("patches", 24.5)):
-            line, = (s for s in text.splitlines() if s.startswith(network + " "))
+        for network, millions in (
+            ("encoder", 30.6),
+            ("generator", 25.1),
+            ("discriminator", 28.9),
+            ("patches", 24.5),
+        ):
+            (line,) = (s for s in text.splitlines() if s.startswith(network + " "))
             assert float(line.split()[1]) == pytest.approx(millions, rel=0.01)
 
 
@@ -94,8 +110,24 @@ def test_quick_is_the_two_minute_form(capsys):
 
 
 def test_short_names_and_every_setting_can_be_given(capsys):
-    assert run("train", "--dry-run", "--seed", "7", "--batch=4", "--seconds", "9", "--data", "a",
-               "b.zip", "--mask.area", "0.1", "0.2") == 0
+    assert (
+        run(
+            "train",
+            "--dry-run",
+            "--seed",
+            "7",
+            "--batch=4",
+            "--seconds",
+            "9",
+            "--data",
+            "a",
+            "b.zip",
+            "--mask.area",
+            "0.1",
+            "0.2",
+        )
+        == 0
+    )
     settings, _ = json.JSONDecoder().raw_decode(capsys.readouterr().out)
     train = settings["train"]
     assert (train["seed"], train["batch"], train["seconds"]) == (7, 4, 9.0)
@@ -103,16 +135,19 @@ def test_short_names_and_every_setting_can_be_given(capsys):
     assert settings["mask"]["area"] == [0.1, 0.2]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [
-    (["--preset", "nope"], "unknown preset 'nope'; presets: paper-256"),
-    (["--preset", "paper-256", "--quick"], "has no quick form"),
-    (["--batch", "3"], "train.batch must be even (styles swap in pairs), got 3"),
-    (["--precision", "fp8"], "invalid choice 'fp8'"),
-    (["--loss.edge", "abc"], "could not convert string to float: 'abc'"),
-    (["--loss.egde", "1"], "Unrecognized options: --loss.egde"),
-    (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N, got 'tpu'"),
-    (["--device", "cuda:99"], "CUDA devices, got 'cuda:99'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--preset", "nope"], "unknown preset 'nope'; presets: paper-256"),
+        (["--preset", "paper-256", "--quick"], "has no quick form"),
+        (["--batch", "3"], "train.batch must be even (styles swap in pairs), got 3"),
+        (["--precision", "fp8"], "invalid choice 'fp8'"),
+        (["--loss.edge", "abc"], "could not convert string to float: 'abc'"),
+        (["--loss.egde", "1"], "Unrecognized options: --loss.egde"),
+        (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N, got 'tpu'"),
+        (["--device", "cuda:99"], "CUDA devices, got 'cuda:99'"),
+    ],
+)
 def test_bad_settings(refused, tmp_path, arguments, sentence):
     assert sentence in refused("train", *arguments, "--out", tmp_path / "run")
 
@@ -120,10 +155,14 @@ def test_bad_settings(refused, tmp_path, arguments, sentence):
 def test_bad_data(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("not a zip")
-    for name, sentence in (("empty", "holds no pictures"), ("absent", "does not exist"),
-                           ("text.zip", "which is neither")):
-        assert sentence in refused("train", *TINY, "--data", tmp_path / name, "--out",
-                                   tmp_path / "run")
+    for name, sentence in (
+        ("empty", "holds no pictures"),
+        ("absent", "does not exist"),
+        ("text.zip", "which is neither"),
+    ):
+        assert sentence in refused(
+            "train", *TINY, "--data", tmp_path / name, "--out", tmp_path / "run"
+        )
 
 
 def test_a_run_folder_that_cannot_be_used(refused, tmp_path, trained):
@@ -144,10 +183,19 @@ def test_edits_keep_the_size_of_the_picture(trained, picture, tmp_path):
     content, style = picture("a b.jpg", (37, 21)), picture("b.png", (90, 64), color=(200, 10, 9))
     mask = picture("m.png", (37, 21), "L", 255)
     out = tmp_path / "out.png"
-    for extra in ((), ("--mask", mask), ("--mask", mask, "--keep-detail"),
-                  ("--mask", mask, "--feather", "4"), ("--work-size", "16", "--keep-detail")):
-        assert run("edit", *edit(trained, "--content", content, "--style", style, "--out", out,
-                                 *extra)) == 0
+    for extra in (
+        (),
+        ("--mask", mask),
+        ("--mask", mask, "--keep-detail"),
+        ("--mask", mask, "--feather", "4"),
+        ("--work-size", "16", "--keep-detail"),
+    ):
+        assert (
+            run(
+                "edit", *edit(trained, "--content", content, "--style", style, "--out", out, *extra)
+            )
+            == 0
+        )
         with Image.open(out) as edited:
             assert edited.size == (37, 21), extra
         out.unlink()
@@ -159,8 +207,9 @@ def test_feathering_leaves_the_outside_untouched(trained, picture, tmp_path):
     mask.paste(255, (0, 0, 20, 32))
     mask.save(tmp_path / "m.png")
     out = tmp_path / "out.png"
-    arguments = edit(trained, "--content", content, "--style", style, "--mask",
-                     tmp_path / "m.png", "--out", out)
+    arguments = edit(
+        trained, "--content", content, "--style", style, "--mask", tmp_path / "m.png", "--out", out
+    )
     assert run("edit", *arguments, "--feather", "6") == 0
     change = (load_image(out) - load_image(content)).abs()
     assert change[..., 26:].max() == 0 and change[..., :20].max() > 0
@@ -180,38 +229,68 @@ def test_several_regions_with_several_styles(trained, picture, tmp_path):
     assert load_image(out).shape == (1, 3, 16, 32)
 
 
-@pytest.mark.parametrize(("changes", "sentence"), [
-    ({"--content": "absent.png"}, "absent.png"),
-    ({"--style": "absent.png"}, "absent.png"),
-    ({"--content": "text.png"}, "cannot be read as a picture"),
-    ({"--mask": "small.png"}, "must have the size of the picture, 20 x 14, got 5 x 5"),
-    ({"--checkpoint": "absent"}, "no weights at"),
-    ({"--checkpoint": "text.png"}, "not a readable safetensors file"),
-    ({"--out": "absent/out.png"}, "folder that exists"),
-    ({"--out": "out.nope"}, "cannot be written"),
-    ({"--feather": "3"}, "expected a mask to feather"),
-    ({"--feather": "-1", "--mask": "whole.png"}, "--feather: expected at least 0 pixels, got -1"),
-    ({"--work-size": "-1"}, "--work-size: expected at least 0 pixels, got -1"),
-    ({"--precision": "fp8"}, "expected auto, fp32 or bf16, got 'fp8'"),
-])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"--content": "absent.png"}, "absent.png"),
+        ({"--style": "absent.png"}, "absent.png"),
+        ({"--content": "text.png"}, "cannot be read as a picture"),
+        ({"--mask": "small.png"}, "must have the size of the picture, 20 x 14, got 5 x 5"),
+        ({"--checkpoint": "absent"}, "no weights at"),
+        ({"--checkpoint": "text.png"}, "not a readable safetensors file"),
+        ({"--out": "absent/out.png"}, "folder that exists"),
+        ({"--out": "out.nope"}, "cannot be written"),
+        ({"--feather": "3"}, "expected a mask to feather"),
+        (
+            {"--feather": "-1", "--mask": "whole.png"},
+            "--feather: expected at least 0 pixels, got -1",
+        ),
+        ({"--work-size": "-1"}, "--work-size: expected at least 0 pixels, got -1"),
+        ({"--precision": "fp8"}, "expected auto, fp32 or bf16, got 'fp8'"),
+    ],
+)
 def test_bad_edits(refused, trained, picture, tmp_path, monkeypatch, changes, sentence):
     monkeypatch.chdir(tmp_path)
-    for name, size in (("a.png", (20, 14)), ("b.png", (30, 30)), ("small.png", (5, 5)),
-                       ("whole.png", (20, 14))):
+    for name, size in (
+        ("a.png", (20, 14)),
+        ("b.png", (30, 30)),
+        ("small.png", (5, 5)),
+        ("whole.png", (20, 14)),
+    ):
         picture(name, size)
     (tmp_path / "text.png").write_text("not a picture")
-    arguments = {"--checkpoint": trained, "--content": "a.png", "--style": "b.png",
-                 "--out": "out.png"} | changes
+    arguments = {
+        "--checkpoint": trained,
+        "--content": "a.png",
+        "--style": "b.png",
+        "--out": "out.png",
+    } | changes
     assert sentence in refused("edit", *(word for pair in arguments.items() for word in pair))
 
 
 def test_as_many_masks_as_styles(refused, trained, picture, tmp_path):
     a, b = picture("a.png"), picture("b.png")
-    sentence = refused("edit", *edit(trained, "--content", a, "--style", b, "--style", a,
-                                     "--mask", a, "--out", tmp_path / "o.png"))
+    sentence = refused(
+        "edit",
+        *edit(
+            trained,
+            "--content",
+            a,
+            "--style",
+            b,
+            "--style",
+            a,
+            "--mask",
+            a,
+            "--out",
+            tmp_path / "o.png",
+        ),
+    )
     assert "got 2 styles and 1 masks" in sentence
-    assert "2 styles and 0 masks" in refused("edit", *edit(
-        trained, "--content", a, "--style", b, "--style", a, "--out", tmp_path / "o.png"))
+    assert "2 styles and 0 masks" in refused(
+        "edit",
+        *edit(trained, "--content", a, "--style", b, "--style", a, "--out", tmp_path / "o.png"),
+    )
 
 
 # ---- evaluate
@@ -224,8 +303,9 @@ def test_scores_are_printed_and_written(trained, tmp_path, capsys):
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["pairs"] == 4 and scores["passed"] is False
     assert (tmp_path / "scores.png").stat().st_size > 0
-    assert run("evaluate", "--checkpoint", trained, "--pairs", 4, "--out", tmp_path,
-               "--strict") == 1
+    assert (
+        run("evaluate", "--checkpoint", trained, "--pairs", 4, "--out", tmp_path, "--strict") == 1
+    )
 
 
 def test_photos_are_scored_too(trained, picture, tmp_path, capsys):
@@ -240,8 +320,9 @@ def test_photos_are_scored_too(trained, picture, tmp_path, capsys):
 def test_bad_evaluations(refused, tmp_path, trained):
     assert "no weights at" in refused("evaluate", "--checkpoint", tmp_path / "absent")
     assert "at least 2, got 0" in refused("evaluate", "--checkpoint", trained, "--pairs", 0)
-    assert "does not exist" in refused("evaluate", "--checkpoint", trained, "--data",
-                                       tmp_path / "absent")
+    assert "does not exist" in refused(
+        "evaluate", "--checkpoint", trained, "--data", tmp_path / "absent"
+    )
 
 
 # ---- as processes
@@ -249,14 +330,30 @@ def test_bad_evaluations(refused, tmp_path, trained):
 
 def test_refusals_of_a_process_have_no_traceback(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "rwm_fast.edit", "--checkpoint", str(tmp_path), "--content", "a",
-         "--style", "b", "--out", "c.png"], capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            "-m",
+            "rwm_fast.edit",
+            "--checkpoint",
+            str(tmp_path),
+            "--content",
+            "a",
+            "--style",
+            "b",
+            "--out",
+            "c.png",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: a cannot be opened: No such file or directory\n"
 
 
 def test_loss_of_finiteness_ends_with_status_1(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rwm_fast.training.trainer.Trainer.step",
-                        lambda *_: {"patch": torch.tensor(float("inf"))})
+    monkeypatch.setattr(
+        "rwm_fast.training.trainer.Trainer.step", lambda *_: {"patch": torch.tensor(float("inf"))}
+    )
     assert run("train", *TINY, "--kimg", "0.04", "--out", tmp_path / "run") == 1
     assert "loss terms that are not finite: patch = inf" in capsys.readouterr().err

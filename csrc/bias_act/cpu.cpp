@@ -1,7 +1,7 @@
 // bias_act on the CPU: y = clamp(act(x + b)·gain), and its backward pass with the bias gradient in the same sweep.
-#include <limits>
 #include <vector>
 
+#include "bias_act/activation_settings.h"
 #include "common/dtype.h"
 #include "common/isa.h"
 #include "common/parallel.h"
@@ -15,27 +15,13 @@ using namespace rwm;
 
 constexpr std::int64_t kGrain = 1 << 14;  // elements a piece: below, starting a thread costs more than it saves
 
-template <class A>
-struct Settings {
-  A slope, gain, clamp;
-};
-
-// A clamp is rounded to the storage type, so that a clamped result equals it; infinite stands for none.
-template <class T>
-Settings<accumulate_t<T>> settings_for(double slope, double gain, double clamp) {
-  using A = accumulate_t<T>;
-  const A limit = clamp < std::numeric_limits<double>::infinity() ? static_cast<A>(static_cast<T>(static_cast<A>(clamp)))
-                                                                  : std::numeric_limits<A>::infinity();
-  return {static_cast<A>(slope), static_cast<A>(gain), limit};
-}
-
 // x, y are [outer, channels, inner], dense; bias is [channels] of the accumulator's type, or 0.
 void forward(Pointer x, Pointer bias, Pointer y, std::int64_t outer, std::int64_t channels, std::int64_t inner, double slope, double gain,
              double clamp, int dtype) {
   dispatch(static_cast<DType>(dtype), "bias_act", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
-    const auto settings = settings_for<T>(slope, gain, clamp);
+    const auto settings = activation_settings<T>(slope, gain, clamp);
     const auto* px = as<const T>(x);
     const auto* b = as<const A>(bias);
     auto* py = as<T>(y);
@@ -43,16 +29,16 @@ void forward(Pointer x, Pointer bias, Pointer y, std::int64_t outer, std::int64_
       const std::int64_t width = b == nullptr ? 1 : channels, rows = outer * channels * inner / std::max<std::int64_t>(width, 1);
       parallel_for(0, rows, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(width, 1)), [&](std::int64_t first, std::int64_t last) {
         if (b == nullptr) {
-          RWM_EACH_ISA(bias_act_run(px + first, b, A(0), py + first, last - first, settings));
+          RWM_EACH_ISA(A, bias_act_run(px + first, b, A(0), py + first, last - first, settings));
         } else {
-          RWM_EACH_ISA(bias_act_rows(px + first * width, b, py + first * width, last - first, width, settings));
+          RWM_EACH_ISA(A, bias_act_rows(px + first * width, b, py + first * width, last - first, width, settings));
         }
       });
       return;
     }
     parallel_for(0, outer * channels, std::max<std::int64_t>(1, kGrain / inner), [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t p = first; p < last; ++p) {
-        RWM_EACH_ISA(bias_act_run(px + p * inner, static_cast<const A*>(nullptr), b[p % channels], py + p * inner, inner, settings));
+        RWM_EACH_ISA(A, bias_act_run(px + p * inner, static_cast<const A*>(nullptr), b[p % channels], py + p * inner, inner, settings));
       }
     });
   });
@@ -64,7 +50,7 @@ void backward(Pointer dy, Pointer y, Pointer dx, Pointer dbias, std::int64_t out
   dispatch(static_cast<DType>(dtype), "bias_act", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
-    const auto settings = settings_for<T>(slope, gain, clamp);
+    const auto settings = activation_settings<T>(slope, gain, clamp);
     const auto* g = as<const T>(dy);
     const auto* py = as<const T>(y);
     auto* out = as<T>(dx);
@@ -81,7 +67,7 @@ void backward(Pointer dy, Pointer y, Pointer dx, Pointer dbias, std::int64_t out
       parallel_chunks(rows, chunk, [&](std::int64_t i, std::int64_t first, std::int64_t last) {
         A* sums = total == nullptr ? nullptr : partial.data() + i * channels;
         const std::int64_t o = first * width;
-        RWM_EACH_ISA(bias_act_backward_rows(g + o, at(py, o), at(out, o), sums, last - first, width, settings));
+        RWM_EACH_ISA(A, bias_act_backward_rows(g + o, at(py, o), at(out, o), sums, last - first, width, settings));
       });
       for (std::int64_t i = 0; i < partials; ++i) total[i % channels] += partial[static_cast<std::size_t>(i)];
       return;
@@ -90,7 +76,7 @@ void backward(Pointer dy, Pointer y, Pointer dx, Pointer dbias, std::int64_t out
     parallel_for(0, outer * channels, std::max<std::int64_t>(1, kGrain / inner), [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t p = first; p < last; ++p) {
         A* sums = partial.data() + p;
-        RWM_EACH_ISA(bias_act_backward_plane(g + p * inner, at(py, p * inner), at(out, p * inner), sums, inner, settings));
+        RWM_EACH_ISA(A, bias_act_backward_plane(g + p * inner, at(py, p * inner), at(out, p * inner), sums, inner, settings));
       }
     });
     for (std::int64_t p = 0; p < outer * channels; ++p) total[p % channels] += partial[static_cast<std::size_t>(p)];

@@ -10,6 +10,7 @@ namespace rwm::bias_act {
 using namespace rwm::cuda;
 
 constexpr int kThreads = 256;
+constexpr int kBlocks = 4;  // on a multiprocessor: 64 registers a thread, which is enough
 
 template <class T, int WIDTH, bool ROWS, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads)
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // GROUP threads (a warp or the block) for a chunk of one plane; partials [N, chunks, C].
 template <class T, int WIDTH, int GROUP, class A = accumulate_t<T>>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     backward_planes(const T* __restrict__ dy, const T* __restrict__ y, T* __restrict__ dx,
                     A* __restrict__ partials, std::int64_t planes, Divider channels,
                     std::int64_t inner, std::int64_t chunk, Divider chunks, Activation<A> act) {
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(kThreads)
 // A block for a chunk of rows and up to 32 vectors of channels: `lanes` (a power of two) threads for a
 // row, kThreads / lanes rows at a time; partials [chunks, C].
 template <class T, int WIDTH, class A = accumulate_t<T>>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     backward_rows(const T* __restrict__ dy, const T* __restrict__ y, T* __restrict__ dx,
                   A* __restrict__ partials, std::int64_t rows, std::int64_t channels,
                   std::int64_t chunk, int lanes, Activation<A> act) {

@@ -1,24 +1,9 @@
 // Compiled once per instruction set (common/each_isa.h).
 //
-// y = clamp(act(x + b)·gain), act(t) = t or slope·t where t <= 0. Two layouts: rows [R, C] with the channel innermost (channels_last, or
+// Two layouts: rows [R, C] with the channel innermost (channels_last, or
 // two dimensions) and planes [N, C, S].
 
-template <class V>
-struct ActivationOf {
-  V slope, gain, clamp;
-
-  template <class Settings>
-  RWM_INLINE explicit ActivationOf(const Settings& s) : slope(V::set(s.slope)), gain(V::set(s.gain)), clamp(V::set(s.clamp)) {}
-
-  RWM_INLINE V forward(V t) const {
-    const V y = where_positive(t, t, t * slope) * gain;
-    return min(clamp, max(V::zero() - clamp, y));  // NaN stays NaN
-  }
-  RWM_INLINE V backward(V dy, V y) const {
-    const V dt = dy * gain;
-    return where_at_most(clamp, abs(y), V::zero(), where_positive(y, dt, dt * slope));
-  }
-};
+#include "bias_act/activation.h"
 
 // One run of elements that share a bias (planes), or that have one each (rows).
 template <class V, class T, class A, class Count>

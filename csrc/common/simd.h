@@ -52,6 +52,7 @@ struct Plain {
   friend RWM_INLINE Plain operator+(Plain a, Plain b) { return {a.v + b.v}; }
   friend RWM_INLINE Plain operator-(Plain a, Plain b) { return {a.v - b.v}; }
   friend RWM_INLINE Plain operator*(Plain a, Plain b) { return {a.v * b.v}; }
+  friend RWM_INLINE Plain operator/(Plain a, Plain b) { return {a.v / b.v}; }
   friend RWM_INLINE Plain fma(Plain a, Plain b, Plain c) { return {a.v * b.v + c.v}; }
   // The second operand where either is NaN, as the x86 instructions do.
   friend RWM_INLINE Plain max(Plain a, Plain b) { return {a.v > b.v ? a.v : b.v}; }
@@ -131,6 +132,7 @@ struct F32 {
   friend RWM_INLINE F32 operator+(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 operator-(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 operator*(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
+  friend RWM_INLINE F32 operator/(F32 a, F32 b) { return {_mm256_div_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
   friend RWM_INLINE F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 min(F32 a, F32 b) { return {_mm256_min_ps(a.v, b.v)}; }
@@ -205,6 +207,7 @@ struct F32 {
   friend RWM_INLINE F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 operator*(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  friend RWM_INLINE F32 operator/(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   friend RWM_INLINE F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }

@@ -52,7 +52,7 @@ __device__ __forceinline__ bool inside(int i, int size) {
 
 // One thread: WIDTH neighbouring samples of a row, all channels. A patch has `groups` such threads.
 template <class T, int WIDTH, class A = accumulate_t<T>>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, WIDTH > 1 ? 3 : 4)
     forward_kernel(const T* __restrict__ image, const Box<A>* __restrict__ boxes,
                    T* __restrict__ patches, std::int64_t patch_count, Divider per_image,
                    Divider groups, Divider per_row, int channels, int height, int width, int size,

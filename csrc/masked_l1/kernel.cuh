@@ -155,7 +155,7 @@ __device__ __forceinline__ void backward_terms(A scale, const std::uint8_t* __re
 }
 
 template <class T, class M, int WIDTH, class A = accumulate_t<T>>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     backward_planes(const A* __restrict__ dloss, const std::uint8_t* __restrict__ signs,
                     const M* __restrict__ m, T* __restrict__ dh, T* __restrict__ dg,
                     T* __restrict__ da, Shape shape, Divider, double inverse_size) {

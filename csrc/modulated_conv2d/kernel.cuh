@@ -284,7 +284,7 @@ struct ToRgbBackward {
 };
 
 template <class T, int WIDTH, int STYLES, class A = accumulate_t<T>>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, WIDTH * STYLES > 8 ? 1 : 2)
     to_rgb_backward_kernel(Work w, ToRgbBackward<T, A> b) {
   RWM_SHARED(A, sums, [kThreads][WIDTH]);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % w.lanes;

@@ -77,13 +77,13 @@ void run(Pointer x, Pointer filter, Pointer y, std::int64_t batch, std::int64_t 
         T* out = py + r * out_row;
         const std::int64_t o = r % out_height;
         if (channels_last && taps.separable) {
-          RWM_EACH_ISA(fir_row_channels_last(plane, out, line.data(), o, ya, xa, ky.data(), kx.data(), channels));
+          RWM_EACH_ISA(A, fir_row_channels_last(plane, out, line.data(), o, ya, xa, ky.data(), kx.data(), channels));
         } else if (channels_last) {
-          RWM_EACH_ISA(fir_row_channels_last_2d(plane, out, o, ya, xa, kernel.data(), channels));
+          RWM_EACH_ISA(A, fir_row_channels_last_2d(plane, out, o, ya, xa, kernel.data(), channels));
         } else if (taps.separable) {
-          RWM_EACH_ISA(fir_row_plane(plane, out, line.data(), left, scratch.data(), o, ya, xa, ky.data(), kx.data()));
+          RWM_EACH_ISA(A, fir_row_plane(plane, out, line.data(), left, scratch.data(), o, ya, xa, ky.data(), kx.data()));
         } else {
-          RWM_EACH_ISA(fir_row_plane_2d(plane, out, line.data(), left, scratch.data(), o, ya, xa, kernel.data()));
+          RWM_EACH_ISA(A, fir_row_plane_2d(plane, out, line.data(), left, scratch.data(), o, ya, xa, kernel.data()));
         }
       }
     });

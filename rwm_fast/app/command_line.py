@@ -14,8 +14,9 @@ from rwm_fast.errors import UserError
 T = TypeVar("T")
 
 
-def parse_into(kind: type[T], argv: list[str], command: str, description: str,
-               default: T | None = None) -> T:
+def parse_into(
+    kind: type[T], argv: list[str], command: str, description: str, default: T | None = None
+) -> T:
     """`argv` as an instance of the dataclass `kind`; `default` fills what is not given.
 
     UserError for what does not fit, with the parser's first sentence. --help prints and exits.
@@ -24,8 +25,13 @@ def parse_into(kind: type[T], argv: list[str], command: str, description: str,
     options = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=argv, prog=f"python -m rwm_fast.{command}",
-                            description=description, **options)
+            return tyro.cli(
+                kind,
+                args=argv,
+                prog=f"python -m rwm_fast.{command}",
+                description=description,
+                **options,
+            )
     except SystemExit as stop:
         if stop.code:
             raise UserError(first_sentence(complaint.getvalue())) from None

@@ -13,9 +13,16 @@ from rwm_fast.models import RegionEditor
 from rwm_fast.models.compositing import composite
 
 
-def edit_picture(editor: RegionEditor, content: Tensor, styles: Sequence[Tensor],
-                 masks: Sequence[Tensor] = (), *, keep_detail: bool = False,
-                 feather: float | None = None, work_size: int = 0) -> Tensor:
+def edit_picture(
+    editor: RegionEditor,
+    content: Tensor,
+    styles: Sequence[Tensor],
+    masks: Sequence[Tensor] = (),
+    *,
+    keep_detail: bool = False,
+    feather: float | None = None,
+    work_size: int = 0,
+) -> Tensor:
     """`content` in the style of others: whole without masks, else style k inside mask k.
 
     content: [1, 3, H, W] in [-1, 1]; styles: K such pictures of any size; masks: none, or K of
@@ -27,15 +34,21 @@ def edit_picture(editor: RegionEditor, content: Tensor, styles: Sequence[Tensor]
     Returns [1, 3, H, W] in [-1, 1]. UserError when the numbers of styles and masks do not fit.
     """
     if masks and len(masks) != len(styles) or not masks and len(styles) != 1:
-        raise UserError(f"expected one style without a mask, or as many masks as styles, got "
-                        f"{len(styles)} styles and {len(masks)} masks")
+        raise UserError(
+            f"expected one style without a mask, or as many masks as styles, got "
+            f"{len(styles)} styles and {len(masks)} masks"
+        )
     if feather is not None and not masks:
         raise UserError("feather: expected a mask to feather, got none")
     planes = exclusive(masks)  # [1, K, H, W] or None
     small = resized(content, work_size)
     small_planes = None if planes is None else resized(planes, work_size).clamp(0, 1)
-    edited = editor.repaint(small, [resized(style, work_size) for style in styles], small_planes,
-                            keep_detail=keep_detail)
+    edited = editor.repaint(
+        small,
+        [resized(style, work_size) for style in styles],
+        small_planes,
+        keep_detail=keep_detail,
+    )
     if small.shape != content.shape:
         base, change = (content, edited - small) if keep_detail else (0.0, edited)
         size = content.shape[2:]

@@ -33,8 +33,15 @@ def working_copy(image: Image.Image, config: DataConfig) -> np.ndarray:
     return np.array(image)
 
 
-def crop(image: Image.Image, size: int, config: DataConfig, across: float, down: float,
-         zoom: float = 0.0, flip: float = 0.0) -> np.ndarray:
+def crop(
+    image: Image.Image,
+    size: int,
+    config: DataConfig,
+    across: float,
+    down: float,
+    zoom: float = 0.0,
+    flip: float = 0.0,
+) -> np.ndarray:
     """A square crop, uint8 [size, size, 3], bicubic with antialiasing.
 
     Four numbers in [0, 1] choose it: where the window lies across and down (0.5 = centred), how
@@ -52,4 +59,4 @@ def crop(image: Image.Image, size: int, config: DataConfig, across: float, down:
         box = (left, top, min(left + width, image.width), min(top + height, image.height))
         window = image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=_GAP)
     values = np.array(window)
-    return values[:, ::-1] if config.flip and flip >= .5 else values
+    return values[:, ::-1] if config.flip and flip >= 0.5 else values

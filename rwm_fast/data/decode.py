@@ -17,13 +17,30 @@ from torch import Tensor
 from rwm_fast.errors import UserError
 
 _ORIENTATION = 0x0112  # EXIF tag
-_UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-            4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-            6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-            8: Image.Transpose.ROTATE_90}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # What Pillow's readers raise on damaged files, beside its own errors, which are OSErrors.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError,
-           RuntimeError, OverflowError, struct.error, zlib.error, Image.DecompressionBombError)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    RuntimeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 class BadImageError(Exception):
@@ -118,8 +135,10 @@ def load_mask(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
     """
     image = _load(path, background=0).convert("L")
     if size is not None and image.size != (size[1], size[0]):
-        raise UserError(f"mask {path} must have the size of the picture, {size[1]} x {size[0]}, "
-                        f"got {image.size[0]} x {image.size[1]}")
+        raise UserError(
+            f"mask {path} must have the size of the picture, {size[1]} x {size[0]}, "
+            f"got {image.size[0]} x {image.size[1]}"
+        )
     return torch.from_numpy(np.array(image))[None, None].float().div_(255)
 
 

@@ -11,8 +11,10 @@ from typing import BinaryIO
 from rwm_fast.errors import UserError
 
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif"
-    .split())
+    (
+        ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif"
+    ).split()
+)
 
 
 class Folder:
@@ -103,7 +105,8 @@ def _place(path: Path) -> Folder | Zip:
     for archive in (path, *path.parents):
         if archive.is_file():
             if not zipfile.is_zipfile(archive):
-                raise UserError(f"expected a folder of pictures or a zip file, got {archive}, "
-                                f"which is neither")
+                raise UserError(
+                    f"expected a folder of pictures or a zip file, got {archive}, which is neither"
+                )
             return Zip(archive, path.relative_to(archive).as_posix().removeprefix("."))
     raise UserError(f"{path} does not exist; expected a folder of pictures or a zip file")

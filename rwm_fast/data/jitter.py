@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 
-def color_jitter(images: Tensor, strength: float, keep: float = 0.2,
-                 generator: torch.Generator | None = None) -> Tensor:
+def color_jitter(
+    images: Tensor, strength: float, keep: float = 0.2, generator: torch.Generator | None = None
+) -> Tensor:
     """Each picture under a random 3 x 3 colour matrix and offset; geometry is untouched.
 
     y = clamp((1 + .45 s A) x + .25 s b, -1, 1) per pixel, with s = `strength`, A [3, 3] and b [3]
@@ -27,10 +28,13 @@ def color_jitter(images: Tensor, strength: float, keep: float = 0.2,
     n = len(images)
     normal = torch.randn(n, 3, 4, generator=generator, device=source) * strength
     mixed = (torch.rand(n, 1, 1, generator=generator, device=source) >= keep).float()
-    matrix = torch.eye(3, device=source) + .45 * normal[..., :3] * mixed  # [N, 3, 3]
-    offset = .25 * normal[..., 3] * mixed[..., 0]  # [N, 3]
+    matrix = torch.eye(3, device=source) + 0.45 * normal[..., :3] * mixed  # [N, 3, 3]
+    offset = 0.25 * normal[..., 3] * mixed[..., 0]  # [N, 3]
     matrix, offset = (t.to(images.device, images.dtype) for t in (matrix, offset))
     result = torch.einsum("nij,njhw->nihw", matrix, images) + offset[..., None, None]
-    layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else (
-        torch.contiguous_format)
+    layout = (
+        torch.channels_last
+        if images.is_contiguous(memory_format=torch.channels_last)
+        else (torch.contiguous_format)
+    )
     return result.clamp_(-1, 1).contiguous(memory_format=layout)

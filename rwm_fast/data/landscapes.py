@@ -21,40 +21,64 @@ SEASONS = ("summer", "spring", "autumn", "winter", "desert")
 WEATHERS = ("clear", "fair", "overcast", "mist")
 TREES = 10
 RIDGES = 3  # far mountains, near mountains, foothills
-_HIGHEST_TREE = .46  # of the picture's height: no ground, lake or tree reaches above (`_trees`)
+_HIGHEST_TREE = 0.46  # of the picture's height: no ground, lake or tree reaches above (`_trees`)
 
 Parameters = dict[str, Tensor]  # every entry has the scenes as its first axis
 
 # RGB in [0, 1]:  sky above        sky below        sun or moon      light            clouds
 _TIME_COLOURS = (
-    ((.18, .45, .90), (.74, .88, .98), (1., .97, .82), (1.0, 1.0, .97), (1., 1., 1.)),
-    ((.42, .46, .82), (1., .76, .70), (1., .90, .70), (.98, .84, .86), (1., .88, .86)),
-    ((.28, .17, .50), (1., .54, .24), (1., .84, .40), (1., .70, .52), (.96, .48, .44)),
-    ((.02, .03, .13), (.13, .19, .42), (.95, .95, .86), (.20, .26, .48), (.22, .26, .42)),
-    ((.05, .36, .48), (.97, .84, .54), (1., .95, .65), (.88, .90, .74), (.92, .82, .64)),
+    ((0.18, 0.45, 0.90), (0.74, 0.88, 0.98), (1.0, 0.97, 0.82), (1.0, 1.0, 0.97), (1.0, 1.0, 1.0)),
+    (
+        (0.42, 0.46, 0.82),
+        (1.0, 0.76, 0.70),
+        (1.0, 0.90, 0.70),
+        (0.98, 0.84, 0.86),
+        (1.0, 0.88, 0.86),
+    ),
+    (
+        (0.28, 0.17, 0.50),
+        (1.0, 0.54, 0.24),
+        (1.0, 0.84, 0.40),
+        (1.0, 0.70, 0.52),
+        (0.96, 0.48, 0.44),
+    ),
+    (
+        (0.02, 0.03, 0.13),
+        (0.13, 0.19, 0.42),
+        (0.95, 0.95, 0.86),
+        (0.20, 0.26, 0.48),
+        (0.22, 0.26, 0.42),
+    ),
+    (
+        (0.05, 0.36, 0.48),
+        (0.97, 0.84, 0.54),
+        (1.0, 0.95, 0.65),
+        (0.88, 0.90, 0.74),
+        (0.92, 0.82, 0.64),
+    ),
 )
 # RGB in [0, 1]:  grass            leaves           rock
 _SEASON_COLOURS = (
-    ((.32, .58, .16), (.07, .32, .13), (.44, .41, .42)),
-    ((.56, .74, .26), (.94, .54, .70), (.46, .46, .36)),
-    ((.70, .50, .16), (.84, .28, .06), (.48, .38, .34)),
-    ((.92, .96, 1.0), (.26, .40, .42), (.46, .50, .60)),
-    ((.88, .68, .38), (.36, .50, .18), (.78, .38, .24)),
+    ((0.32, 0.58, 0.16), (0.07, 0.32, 0.13), (0.44, 0.41, 0.42)),
+    ((0.56, 0.74, 0.26), (0.94, 0.54, 0.70), (0.46, 0.46, 0.36)),
+    ((0.70, 0.50, 0.16), (0.84, 0.28, 0.06), (0.48, 0.38, 0.34)),
+    ((0.92, 0.96, 1.0), (0.26, 0.40, 0.42), (0.46, 0.50, 0.60)),
+    ((0.88, 0.68, 0.38), (0.36, 0.50, 0.18), (0.78, 0.38, 0.24)),
 )
 # snow on the mountains, how much leaf colours vary, ice on the lake
 _SEASON_AMOUNTS = (
-    (.55, .05, 0.),
-    (.75, .10, 0.),
-    (.60, .16, 0.),
-    (1.3, .04, .7),
-    (.00, .05, 0.),
+    (0.55, 0.05, 0.0),
+    (0.75, 0.10, 0.0),
+    (0.60, 0.16, 0.0),
+    (1.3, 0.04, 0.7),
+    (0.00, 0.05, 0.0),
 )
 # share of pictures, clouds: least, most, greyness, haze: least, most, sight of the sun, light
 _WEATHER_AMOUNTS = (
-    (.40, .00, .15, .00, .00, .15, 1.0, 1.0),
-    (.30, .35, .60, .00, .00, .30, 1.0, 1.0),
-    (.15, .85, 1.0, .70, .10, .35, .10, .95),
-    (.15, .00, .30, .25, .65, 1.0, .55, 1.0),
+    (0.40, 0.00, 0.15, 0.00, 0.00, 0.15, 1.0, 1.0),
+    (0.30, 0.35, 0.60, 0.00, 0.00, 0.30, 1.0, 1.0),
+    (0.15, 0.85, 1.0, 0.70, 0.10, 0.35, 0.10, 0.95),
+    (0.15, 0.00, 0.30, 0.25, 0.65, 1.0, 0.55, 1.0),
 )
 
 
@@ -68,20 +92,20 @@ def content(seeds) -> Parameters:
     between = lambda column, low, high: low + (high - low) * u[:, column]
     stacked = lambda *ranges: torch.stack([between(*r) for r in ranges], 1)
     c = {
-        "horizon": between(0, .50, .65),
-        "sun_x": between(1, .12, .88),
-        "sun_y": between(2, .09, .28),
-        "sun_r": between(3, .04, .07),
-        "lake_x": between(4, .15, .85),
-        "lake_w": between(5, .24, .50),
-        "lake_h": between(6, .07, .15),
+        "horizon": between(0, 0.50, 0.65),
+        "sun_x": between(1, 0.12, 0.88),
+        "sun_y": between(2, 0.09, 0.28),
+        "sun_r": between(3, 0.04, 0.07),
+        "lake_x": between(4, 0.15, 0.85),
+        "lake_w": between(5, 0.24, 0.50),
+        "lake_h": between(6, 0.07, 0.15),
         "lake_phase": u[:, 38:40] * 2 * math.pi,
-        "ridge_base": stacked((8, .09, .19), (9, .04, .10), (10, .0, .03)),
-        "ridge_height": stacked((11, .13, .27), (12, .08, .17), (13, .02, .05)),
-        "ridge_frequency": 1 + .7 * u[:, 14:26].view(-1, RIDGES, 4),
+        "ridge_base": stacked((8, 0.09, 0.19), (9, 0.04, 0.10), (10, 0.0, 0.03)),
+        "ridge_height": stacked((11, 0.13, 0.27), (12, 0.08, 0.17), (13, 0.02, 0.05)),
+        "ridge_frequency": 1 + 0.7 * u[:, 14:26].view(-1, RIDGES, 4),
         "ridge_phase": u[:, 26:38].view(-1, RIDGES, 4) * 2 * math.pi,
     }
-    c["lake_y"] = c["horizon"] + c["lake_h"] * between(7, .95, 1.3) + .02
+    c["lake_y"] = c["horizon"] + c["lake_h"] * between(7, 0.95, 1.3) + 0.02
     return c | _trees(c, u[:, 64:].view(-1, TREES, 6))
 
 
@@ -89,15 +113,22 @@ def _trees(c: Parameters, u: Tensor) -> Parameters:
     """Trees from far to near; those that would stand in the lake get height 0."""
     horizon = c["horizon"][:, None]
     depth = u[..., 1].sort(1).values  # [N, T]
-    height = (.07 + .24 * depth) * (.75 + .5 * u[..., 2])
-    pointed = (u[..., 4] < .6).float()  # conifers; the others have round crowns
-    x, y = u[..., 0] * 1.1 - .05, horizon + .06 + depth * (1 - horizon)
-    from_lake = [(p - c[f"lake_{axis}"][:, None]) / (c[f"lake_{side}"][:, None] * margin)
-                 for p, axis, side, margin in ((x, "x", "w", 1.1), (y, "y", "h", 1.25))]
+    height = (0.07 + 0.24 * depth) * (0.75 + 0.5 * u[..., 2])
+    pointed = (u[..., 4] < 0.6).float()  # conifers; the others have round crowns
+    x, y = u[..., 0] * 1.1 - 0.05, horizon + 0.06 + depth * (1 - horizon)
+    from_lake = [
+        (p - c[f"lake_{axis}"][:, None]) / (c[f"lake_{side}"][:, None] * margin)
+        for p, axis, side, margin in ((x, "x", "w", 1.1), (y, "y", "h", 1.25))
+    ]
     dry = from_lake[0] ** 2 + from_lake[1] ** 2 >= 1
-    return {"tree_x": x, "tree_y": y, "tree_h": height * dry * (.8 + .2 * pointed),
-            "tree_w": height * (.20 + .12 * u[..., 3]) * (1.45 - .45 * pointed),
-            "tree_pointed": pointed, "tree_hue": u[..., 5] * 2 - 1}
+    return {
+        "tree_x": x,
+        "tree_y": y,
+        "tree_h": height * dry * (0.8 + 0.2 * pointed),
+        "tree_w": height * (0.20 + 0.12 * u[..., 3]) * (1.45 - 0.45 * pointed),
+        "tree_pointed": pointed,
+        "tree_hue": u[..., 5] * 2 - 1,
+    }
 
 
 def style(seeds, *, time: str = "", season: str = "", weather: str = "") -> Parameters:
@@ -117,7 +148,7 @@ def style(seeds, *, time: str = "", season: str = "", weather: str = "") -> Para
     s["weather"] = _factor("weather", weather, WEATHERS, drawn)
     _, least, most, grey, thin, thick, visible, dim = amounts[s["weather"]].unbind(1)
     snow, variety, ice = torch.tensor(_SEASON_AMOUNTS)[s["season"]].unbind(1)
-    jitter = .14 * (u[:, 3:27].view(-1, 8, 3) - .5)
+    jitter = 0.14 * (u[:, 3:27].view(-1, 8, 3) - 0.5)
     air = (torch.tensor(_TIME_COLOURS)[s["time"]] + jitter[:, :5]).clamp(0, 1)  # [N, 5, 3]
     air = torch.lerp(air, _greys(air), grey[:, None, None]) * dim[:, None, None]
     land = (torch.tensor(_SEASON_COLOURS)[s["season"]] + jitter[:, 5:]).clamp(0, 1)  # [N, 3, 3]
@@ -125,15 +156,18 @@ def style(seeds, *, time: str = "", season: str = "", weather: str = "") -> Para
     s |= dict(zip(("grass", "leaf", "rock"), land.unbind(1), strict=True))
     night = (s["time"] == TIMES.index("night")).float()
     return s | {
-        "snow": snow * (.8 + .4 * u[:, 30]),
+        "snow": snow * (0.8 + 0.4 * u[:, 30]),
         "haze": thin + (thick - thin) * u[:, 31] * u[:, 31].sqrt(),
         "clouds": least + (most - least) * u[:, 32],
-        "variety": variety, "ice": ice, "visible": visible,
-        "night": night, "stars": night * (1 - grey),
-        "texture": .02 + .06 * u[:, 33],
+        "variety": variety,
+        "ice": ice,
+        "visible": visible,
+        "night": night,
+        "stars": night * (1 - grey),
+        "texture": 0.02 + 0.06 * u[:, 33],
         "angle": u[:, 34] * math.pi,
         "waves": 2.5 + 3.5 * u[:, 35],  # across the picture
-        "ripple": .03 + .09 * u[:, 36],
+        "ripple": 0.03 + 0.09 * u[:, 36],
     }
 
 
@@ -170,8 +204,8 @@ def render(content: Parameters, style: Parameters, size: int) -> tuple[Tensor, T
     land, front = painting.ridges(scene, image), image[:, :, first:]
     ground = painting.ground(lower, front)
     water, trees = painting.lake(lower, front, ground), painting.trees(lower, front)
-    label = (land > .5).long()  # [N, 1, S, S]
-    below = torch.where(water > .5, 2, torch.where(ground > .5, 3, label[:, :, first:]))
-    label[:, :, first:] = torch.where(trees > .5, 3, below)
+    label = (land > 0.5).long()  # [N, 1, S, S]
+    below = torch.where(water > 0.5, 2, torch.where(ground > 0.5, 3, label[:, :, first:]))
+    label[:, :, first:] = torch.where(trees > 0.5, 3, below)
     regions = torch.zeros(len(image), len(REGIONS), size, size, device=image.device)
-    return image.clamp_(0, 1).mul_(2).sub_(1), regions.scatter_(1, label, 1.)
+    return image.clamp_(0, 1).mul_(2).sub_(1), regions.scatter_(1, label, 1.0)

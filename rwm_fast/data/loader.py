@@ -37,8 +37,9 @@ class TrainingSet(Protocol):
     def report(self) -> dict: ...
 
 
-def open_training_set(config: Config,
-                      progress: Callable[[int, int], None] | None = None) -> TrainingSet:
+def open_training_set(
+    config: Config, progress: Callable[[int, int], None] | None = None
+) -> TrainingSet:
     """The pictures that `config.data` names, or landscapes when it names none.
 
     `progress` is called with (done, total) while pictures are checked or drawn. UserError for
@@ -50,8 +51,15 @@ def open_training_set(config: Config,
     return LandscapePool(data.pool, size, seed, progress)
 
 
-def make_loader(pictures: TrainingSet, batch_size: int, *, start: int = 0, rank: int = 0,
-                world: int = 1, device: torch.device | str = "cpu") -> Loader:
+def make_loader(
+    pictures: TrainingSet,
+    batch_size: int,
+    *,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+) -> Loader:
     """Endless batches from image number `start` of the stream on.
 
     A batch is a pure function of (seed of the set, start + images since): resuming with `start` =
@@ -60,10 +68,13 @@ def make_loader(pictures: TrainingSet, batch_size: int, *, start: int = 0, rank:
     processes; one thread does it when that is 0.
     """
     if batch_size < 1 or batch_size % world:
-        raise ValueError(f"make_loader: batch_size must be a positive multiple of world {world}, "
-                         f"got {batch_size}")
-    plan = (list(batch_positions(start, step, batch_size, rank, world))
-            for step in itertools.count())
+        raise ValueError(
+            f"make_loader: batch_size must be a positive multiple of world {world}, "
+            f"got {batch_size}"
+        )
+    plan = (
+        list(batch_positions(start, step, batch_size, rank, world)) for step in itertools.count()
+    )
     return Loader(pictures, plan, torch.device(device))
 
 
@@ -85,8 +96,10 @@ class Loader:
         image, domain, troubles = next(self._batches)
         self.pictures.report_unreadable(troubles)
         image = image.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # [N, 3, S, S]
-        return {"image": image.float().div_(127.5).sub_(1),
-                "domain": domain.to(self.device, non_blocking=True)}
+        return {
+            "image": image.float().div_(127.5).sub_(1),
+            "domain": domain.to(self.device, non_blocking=True),
+        }
 
     def close(self) -> None:
         """Stop preparing batches; the loader is empty from now on."""
@@ -109,8 +122,9 @@ def _collate(samples: Sequence[tuple[np.ndarray, int, list]]) -> tuple[Tensor, T
     return torch.from_numpy(np.stack(crops)), torch.tensor(domains), sum(troubles, [])
 
 
-def _by_processes(pictures: TrainingSet, plan: Iterator[list[int]],
-                  device: torch.device) -> Iterator[tuple]:
+def _by_processes(
+    pictures: TrainingSet, plan: Iterator[list[int]], device: torch.device
+) -> Iterator[tuple]:
     # Workers come from a clean server process, not from a copy of this one: copying a process whose
     # OpenMP threads have run, or that uses CUDA, hangs or breaks.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -118,10 +132,17 @@ def _by_processes(pictures: TrainingSet, plan: Iterator[list[int]],
     if method == "forkserver":
         context.set_forkserver_preload(["rwm_fast.data.loader"])
     loader = DataLoader(
-        _Samples(pictures), batch_sampler=plan, num_workers=pictures.workers, collate_fn=_collate,
-        pin_memory=device.type == "cuda", multiprocessing_context=context, prefetch_factor=AHEAD,
-        persistent_workers=True, worker_init_fn=_one_thread,
-        generator=torch.Generator())  # its own, so that the global one is left alone
+        _Samples(pictures),
+        batch_sampler=plan,
+        num_workers=pictures.workers,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context=context,
+        prefetch_factor=AHEAD,
+        persistent_workers=True,
+        worker_init_fn=_one_thread,
+        generator=torch.Generator(),
+    )  # its own, so that the global one is left alone
     return iter(loader)
 
 
@@ -129,8 +150,9 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _by_threads(pictures: TrainingSet, plan: Iterator[list[int]],
-                device: torch.device) -> Iterator[tuple]:
+def _by_threads(
+    pictures: TrainingSet, plan: Iterator[list[int]], device: torch.device
+) -> Iterator[tuple]:
     threads = max(1, pictures.workers)
     prepare = lambda positions: _collate([pictures.sample(position) for position in positions])
     with ThreadPoolExecutor(threads, "rwm_fast-loader") as pool:

@@ -18,9 +18,14 @@ _BLOB_WAVES = 8
 _BISECTIONS = 20  # a millionth of the range of the field
 
 
-def sample_masks(batch: int, size: tuple[int, int], config: MaskConfig | None = None, *,
-                 generator: torch.Generator | None = None,
-                 device: torch.device | str | None = None) -> Tensor:
+def sample_masks(
+    batch: int,
+    size: tuple[int, int],
+    config: MaskConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
     """Random binary masks, float32 [batch, 1, H, W]; 1 = the region to repaint.
 
     A mask is of one kind, drawn by its frequency in `config`: 1 to `max_shapes` rectangles,
@@ -42,8 +47,8 @@ def sample_masks(batch: int, size: tuple[int, int], config: MaskConfig | None = 
     columns = 4 + config.max_shapes * (2 * _STROKE_POINTS + 4) + 4 * _BLOB_WAVES
     u = torch.rand(batch, columns, generator=generator, device=source).cpu()  # [N, columns]
     kind = torch.bucketize(u[:, 0].double() * frequency.sum(), frequency.cumsum(0)[:-1], right=True)
-    y = ((torch.arange(height, device=device) + .5) / height).view(1, -1, 1)  # [1, H, 1]
-    x = ((torch.arange(width, device=device) + .5) / width).view(1, 1, -1)  # [1, 1, W]
+    y = ((torch.arange(height, device=device) + 0.5) / height).view(1, -1, 1)  # [1, H, 1]
+    x = ((torch.arange(width, device=device) + 0.5) / width).view(1, 1, -1)  # [1, 1, W]
     field = torch.empty(batch, height, width, device=device)
     for k, draw in enumerate((_rectangles, _ellipses, _strokes, _half_planes, _blobs)):
         rows = (kind == k).nonzero()[:, 0]  # on the CPU: no device waits for it
@@ -71,7 +76,7 @@ def _union(fields, exists: Tensor) -> Tensor:
     """The largest field of the shapes that exist, [N, H, W]; one shape in memory at a time."""
     result = None
     for k, field in enumerate(fields):
-        field = torch.where(exists[:, k], field, -4.)  # below any field of a shape that exists
+        field = torch.where(exists[:, k], field, -4.0)  # below any field of a shape that exists
         result = field if result is None else torch.maximum(result, field)
     return result
 
@@ -79,10 +84,10 @@ def _union(fields, exists: Tensor) -> Tensor:
 def _frames(u: Tensor, x: Tensor, y: Tensor, exists: Tensor, turn: float):
     """For every shape its own axes, in units of its half-sides: pairs of [N, H, W]."""
     for s in _shapes(u, exists).unbind(1):
-        angle = (s[:, 0] - .5) * turn
-        right, down = x - (.1 + .8 * s[:, 1]), y - (.1 + .8 * s[:, 2])
-        along = (right * angle.cos() + down * angle.sin()) / (.08 + .34 * s[:, 3])
-        across = (down * angle.cos() - right * angle.sin()) / (.08 + .34 * s[:, 4])
+        angle = (s[:, 0] - 0.5) * turn
+        right, down = x - (0.1 + 0.8 * s[:, 1]), y - (0.1 + 0.8 * s[:, 2])
+        along = (right * angle.cos() + down * angle.sin()) / (0.08 + 0.34 * s[:, 3])
+        across = (down * angle.cos() - right * angle.sin()) / (0.08 + 0.34 * s[:, 4])
         yield along, across
 
 
@@ -103,12 +108,14 @@ def _strokes(u: Tensor, x: Tensor, y: Tensor, exists: Tensor) -> Tensor:
 
 
 def _stroke(s: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    heading = (s[:, 2:3] + (s[:, 3:3 + _STROKE_POINTS] - .5).cumsum(1)) * 2 * math.pi
-    step = .10 + .18 * s[:, 8:9]
+    heading = (s[:, 2:3] + (s[:, 3 : 3 + _STROKE_POINTS] - 0.5).cumsum(1)) * 2 * math.pi
+    step = 0.10 + 0.18 * s[:, 8:9]
     px = s[:, :1] + (heading.cos() * step).cumsum(1)  # [N, points, 1, 1]
     py = s[:, 1:2] + (heading.sin() * step).cumsum(1)
-    px, py = (p - p.mean(1, keepdim=True) + .15 + .7 * middle
-              for p, middle in ((px, s[:, :1]), (py, s[:, 1:2])))
+    px, py = (
+        p - p.mean(1, keepdim=True) + 0.15 + 0.7 * middle
+        for p, middle in ((px, s[:, :1]), (py, s[:, 1:2]))
+    )
     nearest = None
     for k in range(_STROKE_POINTS - 1):
         dx, dy = px[:, k + 1] - px[:, k], py[:, k + 1] - py[:, k]  # [N, 1, 1]
@@ -126,11 +133,11 @@ def _half_planes(u: Tensor, x: Tensor, y: Tensor, exists: Tensor) -> Tensor:
 
 def _blobs(u: Tensor, x: Tensor, y: Tensor, exists: Tensor) -> Tensor:
     """A sum of plane waves, at most two and a half periods across the image."""
-    a, b, phase, weight = u[:, -4 * _BLOB_WAVES:].view(len(u), 4, _BLOB_WAVES, 1).unbind(1)
-    reach, turn = .6 + 1.9 * a, b * 2 * math.pi  # [N, waves, 1]
+    a, b, phase, weight = u[:, -4 * _BLOB_WAVES :].view(len(u), 4, _BLOB_WAVES, 1).unbind(1)
+    reach, turn = 0.6 + 1.9 * a, b * 2 * math.pi  # [N, waves, 1]
     right = (reach * turn.cos() * x + phase) * 2 * math.pi  # [N, waves, W]
     down = reach * turn.sin() * y.transpose(1, 2) * 2 * math.pi  # [N, waves, H]
-    weight = (.5 + weight) / reach
+    weight = (0.5 + weight) / reach
     terms = torch.cat([weight * right.cos(), -weight * right.sin()], 1)  # [N, 2 waves, W]
     return torch.cat([down.cos(), down.sin()], 1).transpose(1, 2) @ terms  # [N, H, W]
 

@@ -20,8 +20,10 @@ from rwm_fast.data.decode import BadImageError, decode
 from rwm_fast.data.photos import Photo, find_photos
 from rwm_fast.errors import UserError
 
-_FORMATS = {"png": ("PNG", {}),  # Pillow's name and options
-            "jpg": ("JPEG", {"quality": 95, "subsampling": 0})}  # full colour: no visible loss
+_FORMATS = {
+    "png": ("PNG", {}),  # Pillow's name and options
+    "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+}  # full colour: no visible loss
 _DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same pictures make the same zip
 
 
@@ -36,8 +38,10 @@ class Packing:
 
     def __post_init__(self):
         if self.size < 0 or self.smallest < 0:
-            raise ValueError(f"size and smallest: expected at least 0 pixels, got {self.size} and "
-                             f"{self.smallest}")
+            raise ValueError(
+                f"size and smallest: expected at least 0 pixels, got {self.size} and "
+                f"{self.smallest}"
+            )
 
 
 @dataclass
@@ -53,8 +57,11 @@ class Report:
         """The report in words, at most five files of a kind by name."""
         packed = ", ".join(f"{count} {name}" for name, count in self.packed.items())
         yield f"{sum(self.packed.values())} pictures ({packed})"
-        for what, files in (("could not be read", self.unreadable), ("are copies", self.copies),
-                            ("are too small", self.too_small)):
+        for what, files in (
+            ("could not be read", self.unreadable),
+            ("are copies", self.copies),
+            ("are too small", self.too_small),
+        ):
             if files:
                 yield f"{len(files)} {what} and were left out:"
                 yield from (f"  {name}: {reason}" for name, reason in list(files.items())[:5])
@@ -80,8 +87,12 @@ class _Prepared:
     error: str = ""
 
 
-def pack(sources: Sequence[str], out: Path | None, packing: Packing,
-         progress: Callable[[int, int], None] | None = None) -> Report:
+def pack(
+    sources: Sequence[str],
+    out: Path | None,
+    packing: Packing,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
     """Pack the pictures of folders and zip files into the zip file `out`, a folder per source.
 
     Files that cannot be read, copies of a picture already packed and pictures that are too small
@@ -106,8 +117,13 @@ def pack(sources: Sequence[str], out: Path | None, packing: Packing,
     return report
 
 
-def _pack(photos: Sequence[Photo], labels: Sequence[str], packing: Packing,
-          archive: zipfile.ZipFile | None, progress: Callable[[int, int], None] | None) -> Report:
+def _pack(
+    photos: Sequence[Photo],
+    labels: Sequence[str],
+    packing: Packing,
+    archive: zipfile.ZipFile | None,
+    progress: Callable[[int, int], None] | None,
+) -> Report:
     report = Report(packed=dict.fromkeys(labels, 0))
     seen: dict[str, str] = {}  # hash of the pixels: the file they came from
     names: set[str] = set()

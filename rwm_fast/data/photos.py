@@ -61,8 +61,9 @@ class PhotoSet:
     them, at most 256, out of training.
     """
 
-    def __init__(self, config: DataConfig, image_size: int, seed: int = 0,
-                 progress: Progress | None = None):
+    def __init__(
+        self, config: DataConfig, image_size: int, seed: int = 0, progress: Progress | None = None
+    ):
         self.config, self.image_size, self.seed = config, image_size, seed
         self.unreadable: list[Unreadable] = []
         found, self.domains = find_photos(config.sources)
@@ -110,7 +111,7 @@ class PhotoSet:
 
     def centre(self, photo: Photo) -> np.ndarray:
         """The central crop of a picture, neither enlarged nor mirrored: uint8 [S, S, 3]."""
-        return crop(self._open(photo), self.image_size, self.config, .5, .5)
+        return crop(self._open(photo), self.image_size, self.config, 0.5, 0.5)
 
     def report_unreadable(self, more: Sequence[Unreadable]) -> None:
         """Take note of files that became unreadable; UserError when they are too many."""
@@ -123,16 +124,22 @@ class PhotoSet:
         """One line on what was found."""
         counts = [sum(p.domain == d for p in self.photos) for d in range(len(self.domains))]
         domains = ", ".join(f"{n} {label}" for n, label in zip(counts, self.domains, strict=True))
-        return (f"{len(self.photos)} pictures ({domains}), {len(self.held_out)} held out, "
-                f"{len(self.unreadable)} unreadable, {self.smaller} smaller than the crop, "
-                f"{'in memory' if self.in_memory else 'read when needed'}")
+        return (
+            f"{len(self.photos)} pictures ({domains}), {len(self.held_out)} held out, "
+            f"{len(self.unreadable)} unreadable, {self.smaller} smaller than the crop, "
+            f"{'in memory' if self.in_memory else 'read when needed'}"
+        )
 
     def report(self) -> dict:
         """The same for the run folder, with every unreadable file and its reason."""
-        return {"sources": list(self.config.sources), "domains": self.domains,
-                "pictures": len(self.photos), "smaller_than_the_crop": self.smaller,
-                "held_out": list(map(str, self.held_out)),
-                "unreadable": [vars(bad) for bad in self.unreadable]}
+        return {
+            "sources": list(self.config.sources),
+            "domains": self.domains,
+            "pictures": len(self.photos),
+            "smaller_than_the_crop": self.smaller,
+            "held_out": list(map(str, self.held_out)),
+            "unreadable": [vars(bad) for bad in self.unreadable],
+        }
 
     def _open(self, photo: Photo) -> Image.Image:
         if self._kept is not None:
@@ -151,13 +158,16 @@ class PhotoSet:
             raise UserError(
                 f"{bad} of {self._found} pictures in {', '.join(self.config.sources)} cannot be "
                 f"read (at most {limit:.0%} may be), for example {self.unreadable[0].name}: "
-                f"{self.unreadable[0].reason}")
+                f"{self.unreadable[0].reason}"
+            )
 
-    def _read_all(self, photos: list[Photo], reader: Callable[..., T],
-                  progress: Progress | None) -> dict[Photo, T]:
+    def _read_all(
+        self, photos: list[Photo], reader: Callable[..., T], progress: Progress | None
+    ) -> dict[Photo, T]:
         """reader's result for every photo it can read; the others are written down.
 
         By threads, since decoding lets go of the interpreter lock."""
+
         def attempt(photo: Photo) -> T | BadImageError:
             try:
                 return photo.read(reader)

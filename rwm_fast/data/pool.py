@@ -27,8 +27,13 @@ class LandscapePool:
     workers = 0
     in_memory = True
 
-    def __init__(self, count: int, size: int, seed: int = 0,
-                 progress: Callable[[int, int], None] | None = None):
+    def __init__(
+        self,
+        count: int,
+        size: int,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ):
         self.image_size, self.seed = size, seed
         first = seed * count % max(1, TRAINING_SEEDS - count)
         self.images = np.empty((count, size, size, 3), np.uint8)  # [count, S, S, 3]
@@ -43,7 +48,7 @@ class LandscapePool:
         scenes, looks = landscapes.content(seeds), landscapes.style(seeds)
         images, _ = landscapes.render(scenes, looks, self.image_size)
         images.add_(1).mul_(127.5).round_()
-        self.images[rows.start:rows.stop] = images.permute(0, 2, 3, 1).numpy()
+        self.images[rows.start : rows.stop] = images.permute(0, 2, 3, 1).numpy()
         return rows
 
     def __len__(self) -> int:

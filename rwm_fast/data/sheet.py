@@ -20,7 +20,12 @@ STYLES = (  # time, season, weather
     ("day", "winter", "overcast"),
     ("night", "winter", "clear"),
 )
-_REGION_COLOURS = ((.62, .76, .90), (.52, .46, .44), (.22, .42, .66), (.52, .66, .36))  # RGB
+_REGION_COLOURS = (
+    (0.62, 0.76, 0.90),
+    (0.52, 0.46, 0.44),
+    (0.22, 0.42, 0.66),
+    (0.52, 0.66, 0.36),
+)  # RGB
 _GAP = 2  # px, white
 
 
@@ -28,8 +33,10 @@ def contact_sheet(rows: int = 4, size: int = 112, seed: int = 100) -> Tensor:
     """uint8 [3, rows * (size + 2) - 2, (len(STYLES) + 1) * (size + 2) - 2], RGB."""
     columns = len(STYLES)
     scenes = landscapes.content([seed + r for r in range(rows) for _ in range(columns)])
-    looks = [landscapes.style([seed + k], time=t, season=s, weather=w)
-             for k, (t, s, w) in enumerate(STYLES)]
+    looks = [
+        landscapes.style([seed + k], time=t, season=s, weather=w)
+        for k, (t, s, w) in enumerate(STYLES)
+    ]
     looks = {name: torch.cat([look[name] for look in looks] * rows) for name in looks[0]}
     images, regions = landscapes.render(scenes, looks, size)
     images = (images.unflatten(0, (rows, columns)) + 1) / 2  # [R, columns, 3, S, S]
@@ -38,7 +45,7 @@ def contact_sheet(rows: int = 4, size: int = 112, seed: int = 100) -> Tensor:
     tiles = torch.cat([images, legend[:, None]], 1)
     tiles = torch.nn.functional.pad(tiles, (0, _GAP, 0, _GAP), value=1.0)
     sheet = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)[:, :-_GAP, :-_GAP]
-    return (sheet * 255 + .5).to(torch.uint8)
+    return (sheet * 255 + 0.5).to(torch.uint8)
 
 
 if __name__ == "__main__":

@@ -56,15 +56,18 @@ def paint(encoder: nn.Module, generator: nn.Module, pairs: Pairs, batch: int = 3
     device = next(generator.parameters()).device
     rows = []
     for start in range(0, len(pairs), batch):
-        content, style, mask = (t[start : start + batch].to(device)
-                                for t in (pairs.content, pairs.style, pairs.mask))
+        content, style, mask = (
+            t[start : start + batch].to(device) for t in (pairs.content, pairs.style, pairs.mask)
+        )
         code, own_style = encoder(content)  # [n, C, h, w], [n, D]
         style_code = encoder.style(style)  # [n, D]
         both = torch.stack((own_style, style_code), dim=1)  # [n, 2, D]
         regions = torch.cat((1 - mask, mask), dim=1)  # [n, 2, H, W]
-        images = [generator(code, own_style, noise="none"),
-                  generator(code, style_code, noise="none"),
-                  generator(code, both, regions, noise="none")]
+        images = [
+            generator(code, own_style, noise="none"),
+            generator(code, style_code, noise="none"),
+            generator(code, both, regions, noise="none"),
+        ]
         images = [image.float().clamp(-1, 1) for image in images]
         codes = (code, own_style, style_code, *encoder(images[1]))
         rows.append([t.float().cpu() for t in (*images, *codes)])
@@ -84,9 +87,12 @@ def score(pairs: Pairs, painted: Painted) -> dict[str, float]:
         "style_cosine_match": scores.style_cosine(p.swapped_styles, p.styles),
         "content_retention": retention.mean().item(),
     }
-    details = {"": (swapped, p.edited),
-               "_detail": tuple(scores.keep_detail(content, y, p.reconstructed)
-                                for y in (swapped, p.edited))}
+    details = {
+        "": (swapped, p.edited),
+        "_detail": tuple(
+            scores.keep_detail(content, y, p.reconstructed) for y in (swapped, p.edited)
+        ),
+    }
     outside, far = 1 - pairs.mask, scores.far_outside(pairs.mask)
     for suffix, (_, edited) in details.items():
         result["outside" + suffix] = scores.region_l1(edited, content, outside)
@@ -112,9 +118,12 @@ def _against_truth(pairs: Pairs, details: dict) -> dict[str, float]:
     for row, (swapped, edited) in rows.items():
         swap, inside = scores.l1(swapped, truth), scores.region_l1(edited, truth, mask)
         suffix = row.removeprefix("model") if row != "reinhard" else "_reinhard"
-        result |= {"swap" + suffix: swap, "inside" + suffix: inside,
-                   "swap_closer" + suffix: scores.closer(swap, nothing),
-                   "inside_closer" + suffix: scores.closer(inside, inside_nothing)}
+        result |= {
+            "swap" + suffix: swap,
+            "inside" + suffix: inside,
+            "swap_closer" + suffix: scores.closer(swap, nothing),
+            "inside_closer" + suffix: scores.closer(inside, inside_nothing),
+        }
     moved = scores.l1(details[""][0], pairs.content)
     return result | {"swap_moved": moved / nothing if nothing else math.nan}
 
@@ -129,6 +138,7 @@ class Gate:
 
 def gate(result: dict[str, float], quick: bool) -> Iterator[Gate]:
     """The pass mark on landscapes. A quick run is asked one thing: half of the way to the truth."""
+
     def line(name: str, rule: str, holds: Callable[[float], bool]) -> Gate:
         return Gate(f"{name} {result[name]:.3f} ({rule})", holds(result[name]))
 

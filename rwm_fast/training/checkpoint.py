@@ -41,8 +41,12 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"state-{nimg:09d}.pt"
-        write_whole(path, lambda temporary: torch.save(
-            {"nimg": nimg, **{name: o.state_dict() for name, o in objects.items()}}, temporary))
+        write_whole(
+            path,
+            lambda temporary: torch.save(
+                {"nimg": nimg, **{name: o.state_dict() for name, o in objects.items()}}, temporary
+            ),
+        )
         for old in self.paths()[: -self.keep or None] if self.keep else []:
             old.unlink()
         return path
@@ -54,15 +58,20 @@ class Checkpoints:
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # a torn file fails in many ways, all of them mean the same
-                log.warning("%s cannot be read (%s); going back to the one before", path,
-                            str(error).splitlines()[0] if str(error) else type(error).__name__)
+                log.warning(
+                    "%s cannot be read (%s); going back to the one before",
+                    path,
+                    str(error).splitlines()[0] if str(error) else type(error).__name__,
+                )
                 continue
             for name, target in objects.items():
                 target.load_state_dict(state[name])
             return state["nimg"]
         if self.paths():
-            raise UserError(f"{self.folder}: expected a checkpoint that can be read, but all "
-                            f"{len(self.paths())} are damaged; remove the folder to start again")
+            raise UserError(
+                f"{self.folder}: expected a checkpoint that can be read, but all "
+                f"{len(self.paths())} are damaged; remove the folder to start again"
+            )
         return None
 
 

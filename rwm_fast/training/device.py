@@ -7,7 +7,7 @@ from rwm_fast.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """"auto" is CUDA when there is one; UserError for a device this machine does not have."""
+    """ "auto" is CUDA when there is one; UserError for a device this machine does not have."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -17,13 +17,14 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device: this machine has {torch.cuda.device_count()} CUDA devices, "
-                        f"got {name!r}")
+        raise UserError(
+            f"--device: this machine has {torch.cuda.device_count()} CUDA devices, got {name!r}"
+        )
     return device
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """"auto" is bfloat16 where matrix units take it: CUDA since Ampere, CPUs with AMX."""
+    """ "auto" is bfloat16 where matrix units take it: CUDA since Ampere, CPUs with AMX."""
     if name == "auto":
         if device.type == "cuda":
             matrix_units = torch.cuda.get_device_capability(device) >= (8, 0)

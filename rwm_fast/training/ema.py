@@ -16,8 +16,9 @@ class Ema:
     """
 
     def __init__(self, modules: dict[str, nn.Module], half_life_kimg: float, rampup: float):
-        self.modules = {name: copy.deepcopy(m).eval().requires_grad_(False)
-                        for name, m in modules.items()}
+        self.modules = {
+            name: copy.deepcopy(m).eval().requires_grad_(False) for name, m in modules.items()
+        }
         self.half_life = half_life_kimg * 1000
         self.rampup = rampup
 

@@ -25,8 +25,9 @@ LOG_SECONDS = 10.0  # a slow machine logs at least this often, so that nobody wa
 class Task(Protocol):
     """What is trained."""
 
-    def step(self, image: Tensor, nimg: int, progress: float,
-             random: torch.Generator) -> dict[str, Tensor]: ...
+    def step(
+        self, image: Tensor, nimg: int, progress: float, random: torch.Generator
+    ) -> dict[str, Tensor]: ...
     def facts(self) -> dict[str, float]: ...
     def broken_parameter(self) -> str | None: ...
     def state(self) -> dict: ...
@@ -42,8 +43,16 @@ class Snapshots(Protocol):
 class Loop:
     """Runs a task until the clock says done or the user stops it."""
 
-    def __init__(self, task: Task, snapshots: Snapshots, config: TrainConfig, clock: Clock,
-                 checkpoints: Checkpoints, log: JsonLines, progress: Progress):
+    def __init__(
+        self,
+        task: Task,
+        snapshots: Snapshots,
+        config: TrainConfig,
+        clock: Clock,
+        checkpoints: Checkpoints,
+        log: JsonLines,
+        progress: Progress,
+    ):
         self.task, self.snapshots, self.config, self.clock = task, snapshots, config, clock
         self.checkpoints, self.log, self.progress = checkpoints, log, progress
         self.stats = Stats()
@@ -105,15 +114,21 @@ class Loop:
             return
         record = {"nimg": self.nimg, "seconds": self.clock.seconds}
         speed = {"images_per_second": rate, "loading_share": loading} if rate else {}
-        self.log.append(record | speed | self.task.facts()
-                        | {f"loss/{name}": value for name, value in losses.items()})
+        self.log.append(
+            record
+            | speed
+            | self.task.facts()
+            | {f"loss/{name}": value for name, value in losses.items()}
+        )
         self.progress.losses(losses, self.nimg, self.clock, rate)
 
     def sample(self) -> None:
         self.pictured = self.nimg
         scores = self.snapshots.sample(self.nimg)
-        self.log.append({"nimg": self.nimg, "seconds": self.clock.seconds}
-                        | {f"score/{name}": value for name, value in scores.items()})
+        self.log.append(
+            {"nimg": self.nimg, "seconds": self.clock.seconds}
+            | {f"score/{name}": value for name, value in scores.items()}
+        )
         self.progress.scores(scores, self.nimg)
 
     def save(self) -> None:
@@ -130,7 +145,8 @@ class Loop:
         kept = f"the last good state is {self.saved}" if self.saved else "nothing was saved yet"
         return NotFiniteError(
             f"training stopped after {self.nimg / 1000:.3f} kimg: {what}; {kept}; lower the "
-            f"learning rates, or try --precision fp32")
+            f"learning rates, or try --precision fp32"
+        )
 
 
 def step_generator(seed: int, nimg: int) -> torch.Generator:

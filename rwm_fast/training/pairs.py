@@ -18,8 +18,9 @@ from rwm_fast.metrics.evaluate import Pairs
 SPLITS = {"tune": (10_000_000, 20_000_000), "report": (30_000_000, 40_000_000)}
 
 
-def held_out_pairs(config: Config, split: str, count: int,
-                   pictures: TrainingSet | None = None) -> Pairs:
+def held_out_pairs(
+    config: Config, split: str, count: int, pictures: TrainingSet | None = None
+) -> Pairs:
     """Pairs of the kind of picture that `config.data` names; `pictures` saves opening them again.
 
     Photos know no split: those held out of training serve both.
@@ -35,8 +36,10 @@ def landscape_pairs(split: str, count: int, size: int) -> Pairs:
     Masks are the scenes' own regions (sky, mountain, water, ground), by turns.
     """
     content_seed, style_seed = SPLITS[split]
-    chunks = [_render(content_seed, style_seed, range(start, min(start + 64, count)), size)
-              for start in range(0, count, 64)]
+    chunks = [
+        _render(content_seed, style_seed, range(start, min(start + 64, count)), size)
+        for start in range(0, count, 64)
+    ]
     content, style, regions, truth = (torch.cat(part) for part in zip(*chunks, strict=True))
     rows = torch.arange(count)
     mask = regions[rows, rows % regions.shape[1], None]  # [N, 1, H, W]
@@ -44,10 +47,12 @@ def landscape_pairs(split: str, count: int, size: int) -> Pairs:
 
 
 def _render(content_seed: int, style_seed: int, rows: range, size: int):
-    scene, own_style = (draw([content_seed + k for k in rows])
-                        for draw in (landscapes.content, landscapes.style))
-    other_scene, other_style = (draw([style_seed + k for k in rows])
-                                for draw in (landscapes.content, landscapes.style))
+    scene, own_style = (
+        draw([content_seed + k for k in rows]) for draw in (landscapes.content, landscapes.style)
+    )
+    other_scene, other_style = (
+        draw([style_seed + k for k in rows]) for draw in (landscapes.content, landscapes.style)
+    )
     content, regions = landscapes.render(scene, own_style, size)
     style, _ = landscapes.render(other_scene, other_style, size)
     truth, _ = landscapes.render(scene, other_style, size)
@@ -62,8 +67,9 @@ def photo_pairs(pictures: PhotoSet, count: int, config: MaskConfig) -> Pairs:
     n = len(images)
     rows = torch.arange(min(count, max(1, n * (n - 1))))
     content, style = rows % n, (rows + 1 + rows // n) % n  # never the same one, unless n = 1
-    mask = sample_masks(len(rows), tuple(images.shape[2:]), config,
-                        generator=torch.Generator().manual_seed(0))
+    mask = sample_masks(
+        len(rows), tuple(images.shape[2:]), config, generator=torch.Generator().manual_seed(0)
+    )
     return Pairs(images[content], images[style], mask)
 
 

@@ -23,9 +23,13 @@ def grid_rows(pairs: Pairs, painted: Painted, columns: int) -> dict[str, Tensor]
     Kept detail (ours): content + edit - reconstruction.
     """
     kept = lambda image: keep_detail(pairs.content, image, painted.reconstructed)
-    rows = {"content": pairs.content, "style": pairs.style,
-            "reconstruction": painted.reconstructed, "swap": painted.swapped,
-            "swap, kept detail": kept(painted.swapped)}
+    rows = {
+        "content": pairs.content,
+        "style": pairs.style,
+        "reconstruction": painted.reconstructed,
+        "swap": painted.swapped,
+        "swap, kept detail": kept(painted.swapped),
+    }
     if pairs.truth is not None:
         rows["truth"] = pairs.truth
     rows["Reinhard"] = transfer_colors(pairs.content, pairs.style)
@@ -57,9 +61,11 @@ def save_curves(records: list[dict], path: Path) -> None:
     from matplotlib.figure import Figure
 
     judges = lambda name: name.startswith(("d_", "r1"))
-    panels = [("losses of the painters", _series(records, "loss/", lambda name: not judges(name))),
-              ("losses of the judges", _series(records, "loss/", judges)),
-              ("scores", _series(records, "score/", lambda name: True))]
+    panels = [
+        ("losses of the painters", _series(records, "loss/", lambda name: not judges(name))),
+        ("losses of the judges", _series(records, "loss/", judges)),
+        ("scores", _series(records, "score/", lambda name: True)),
+    ]
     panels = [(title, series) for title, series in panels if series]
     if not panels:
         return

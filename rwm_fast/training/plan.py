@@ -15,17 +15,20 @@ GIB = 2**30
 def plan(config: Config, dtype: torch.dtype) -> str:
     """Parameter counts and memory of a run as text."""
     nets = meta_networks(config, dtype)
-    counts = {name: sum(p.numel() for p in net.parameters())
-              for name, net in nets.as_dict().items()}
+    counts = {
+        name: sum(p.numel() for p in net.parameters()) for name, net in nets.as_dict().items()
+    }
     painters = counts["encoder"] + counts["generator"]
     rows = [f"{name:24}{count / 1e6:9.3f} M parameters" for name, count in counts.items()]
     # Weights, gradients and two moments of Adam for all four, averages for two; float32.
     state = 4 * (4 * sum(counts.values()) + painters)
     batch = config.train.batch
     graph = step_bytes(config, nets, batch)
-    rows += [f"{'weights and optimisers':24}{state / GIB:9.2f} GiB",
-             f"{'graph of a step':24}{graph / GIB:9.2f} GiB at batch {batch}, {_name(dtype)}",
-             f"{'together':24}{(state + graph) / GIB:9.2f} GiB, and the libraries' work space"]
+    rows += [
+        f"{'weights and optimisers':24}{state / GIB:9.2f} GiB",
+        f"{'graph of a step':24}{graph / GIB:9.2f} GiB at batch {batch}, {_name(dtype)}",
+        f"{'together':24}{(state + graph) / GIB:9.2f} GiB, and the libraries' work space",
+    ]
     return "\n".join(rows)
 
 

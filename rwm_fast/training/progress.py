@@ -20,8 +20,12 @@ class Progress:
 
     def __enter__(self):
         if self.stream.isatty():
-            self.bar = tqdm(total=1000, file=self.stream, dynamic_ncols=True,
-                            bar_format="{percentage:3.0f}% {bar} {desc}")
+            self.bar = tqdm(
+                total=1000,
+                file=self.stream,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}% {bar} {desc}",
+            )
         return self
 
     def __exit__(self, *_: object) -> None:

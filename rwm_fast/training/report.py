@@ -19,15 +19,22 @@ from rwm_fast.training.run_folder import RunFolder
 
 COLUMNS = 10  # pictures a row of the grid
 SAMPLE_PAIRS = 32  # scored at every grid; enough to see the trend, cheap enough to do often
-SHOWN = ("reconstruction_l1", "swap_closer", "inside_closer", "swap_moved", "outside_leak",
-         "style_cosine_apart")
+SHOWN = (
+    "reconstruction_l1",
+    "swap_closer",
+    "inside_closer",
+    "swap_moved",
+    "outside_leak",
+    "style_cosine_apart",
+)
 
 
 class Snapshots:
     """Pictures, scores and weights of averaged networks on fixed inputs."""
 
-    def __init__(self, folder: RunFolder, config: Config, networks: dict[str, nn.Module],
-                 pairs: Pairs):
+    def __init__(
+        self, folder: RunFolder, config: Config, networks: dict[str, nn.Module], pairs: Pairs
+    ):
         self.folder, self.config, self.networks = folder, config, networks
         self.pairs = pairs
 
@@ -62,8 +69,12 @@ def save_pairs_grid(networks: dict[str, nn.Module], pairs: Pairs, path: Path) ->
 def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
     """Where numbers were made."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"device": f"{device.type} ({name})", "threads": torch.get_num_threads(),
-            "precision": str(dtype).removeprefix("torch."), "torch": torch.__version__}
+    return {
+        "device": f"{device.type} ({name})",
+        "threads": torch.get_num_threads(),
+        "precision": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+    }
 
 
 def save_report(path: Path, report: dict) -> None:
@@ -74,13 +85,16 @@ def save_report(path: Path, report: dict) -> None:
 TRUTH_ROWS = {"swap": "swap, from the truth", "inside": "edit inside the mask, from the truth"}
 DETAIL_ROWS = {"outside": "change outside the mask", "outside_far": "  beyond 8 px of it"}
 MODEL_ROWS = {
-    "outside_leak": "  from its own reconstruction", "outside_leak_far": "  the same beyond 8 px",
-    "reconstruction_l1": "reconstruction L1", "reconstruction_psnr": "reconstruction PSNR, dB",
+    "outside_leak": "  from its own reconstruction",
+    "outside_leak_far": "  the same beyond 8 px",
+    "reconstruction_l1": "reconstruction L1",
+    "reconstruction_psnr": "reconstruction PSNR, dB",
     "swap_from_content": "swap, from its content picture",
     "swap_moved": "  share of the way it should move",
     "style_cosine_apart": "styles of different pictures, cosine",
     "style_cosine_match": "style of swap and reference, cosine",
-    "content_retention": "content of swap and reference, cosine"}
+    "content_retention": "content of swap and reference, cosine",
+}
 
 
 def table(report: dict) -> str:
@@ -92,16 +106,24 @@ def table(report: dict) -> str:
         cells = (form.format(scores[name]) if known(name) else " " * 9 for name in names)
         return f"{text:38}" + "".join(cells)
 
-    lines = [f"{report['pairs']} held-out pairs; distances are mean |difference| on [-1, 1]",
-             f"{'':38}  nothing Reinhard    model   detail"]
+    lines = [
+        f"{report['pairs']} held-out pairs; distances are mean |difference| on [-1, 1]",
+        f"{'':38}  nothing Reinhard    model   detail",
+    ]
     for name, text in TRUTH_ROWS.items():
         if name in scores:
             ends = ("_nothing", "_reinhard", "", "_detail")
-            lines += [row(text, *(name + end for end in ends)),
-                      row("  closer than doing nothing", *(f"{name}_closer{end}" for end in ends),
-                          form="{:9.0%}")]
+            lines += [
+                row(text, *(name + end for end in ends)),
+                row(
+                    "  closer than doing nothing",
+                    *(f"{name}_closer{end}" for end in ends),
+                    form="{:9.0%}",
+                ),
+            ]
     lines += [row(text, "", "", name, name + "_detail") for name, text in DETAIL_ROWS.items()]
     lines += [row(text, "", "", name) for name, text in MODEL_ROWS.items() if name in scores]
-    lines += [f"{'PASS' if line['passed'] else 'FAIL'}  {line['line']}"
-              for line in report.get("gate", ())]
+    lines += [
+        f"{'PASS' if line['passed'] else 'FAIL'}  {line['line']}" for line in report.get("gate", ())
+    ]
     return "\n".join(lines)

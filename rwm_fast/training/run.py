@@ -46,8 +46,15 @@ def train(config: Config, out: str | Path, *, quick: bool = False) -> dict | Non
     trainer = Trainer(config, device, dtype)
     tune = held_out_pairs(config, "tune", SAMPLE_PAIRS, pictures)
     snapshots = Snapshots(folder, config, trainer.ema.modules, tune)
-    loop = Loop(trainer, snapshots, config.train, clock,
-                folder.checkpoints(config.train.keep_checkpoints), folder.log, progress)
+    loop = Loop(
+        trainer,
+        snapshots,
+        config.train,
+        clock,
+        folder.checkpoints(config.train.keep_checkpoints),
+        folder.log,
+        progress,
+    )
     if loop.resume():
         progress.say(f"{folder.path}: going on after {loop.nimg / 1000:.3f} kimg")
     batches = make_loader(pictures, config.train.batch, start=loop.nimg, device=device)
@@ -55,23 +62,32 @@ def train(config: Config, out: str | Path, *, quick: bool = False) -> dict | Non
     batches.close()
     save_report(folder.pictures, pictures.report())
     if not done:
-        progress.say(f"stopped after {loop.nimg / 1000:.3f} kimg and saved in {folder.path}; "
-                     f"the same command goes on")
+        progress.say(
+            f"stopped after {loop.nimg / 1000:.3f} kimg and saved in {folder.path}; "
+            f"the same command goes on"
+        )
         return None
     return finish(snapshots, loop, pictures, quick, machine(device, dtype))
 
 
-def finish(snapshots: Snapshots, loop: Loop, pictures: TrainingSet, quick: bool,
-           machine: dict) -> dict:
+def finish(
+    snapshots: Snapshots, loop: Loop, pictures: TrainingSet, quick: bool, machine: dict
+) -> dict:
     """The last pictures, curves and scores of a run that is done."""
     folder, config = snapshots.folder, snapshots.config
     if loop.pictured != loop.nimg:
         loop.sample()
     save_curves(folder.log.read(), folder.curves)
     pairs = held_out_pairs(config, "report", REPORT_PAIRS, pictures)
-    report = {"preset": config.preset, "quick": quick, "seed": config.train.seed,
-              "kimg": loop.nimg / 1000, **machine, **evaluate(snapshots.networks, pairs, quick),
-              "seconds": loop.clock.seconds}
+    report = {
+        "preset": config.preset,
+        "quick": quick,
+        "seed": config.train.seed,
+        "kimg": loop.nimg / 1000,
+        **machine,
+        **evaluate(snapshots.networks, pairs, quick),
+        "seconds": loop.clock.seconds,
+    }
     save_report(folder.report, report)
     print(table(report))
     print(f"{folder.path}: {loop.nimg / 1000:.1f} kimg in {loop.clock.seconds:.0f} s")

@@ -11,10 +11,22 @@ from rwm_fast.training.checkpoint import Checkpoints, write_whole
 from rwm_fast.training.stats import JsonLines
 
 # A run goes on under other values of these; every other setting decides what the run is.
-FREE = {"train": {"kimg", "seconds", "device", "threads", "log_kimg", "sample_kimg",
-                  "sample_seconds", "checkpoint_kimg", "keep_checkpoints", "quick_seconds",
-                  "quick_reconstruction_fraction"},
-        "data": {"workers", "cache_mb"}}
+FREE = {
+    "train": {
+        "kimg",
+        "seconds",
+        "device",
+        "threads",
+        "log_kimg",
+        "sample_kimg",
+        "sample_seconds",
+        "checkpoint_kimg",
+        "keep_checkpoints",
+        "quick_seconds",
+        "quick_reconstruction_fraction",
+    },
+    "data": {"workers", "cache_mb"},
+}
 
 
 class RunFolder:
@@ -47,8 +59,9 @@ class RunFolder:
             self.samples.mkdir(parents=True, exist_ok=True)
             write_whole(self.config, lambda p: p.write_text(config.to_json() + "\n"))
         except OSError as error:
-            raise UserError(f"--out: expected a folder that can be written, got {self.path} "
-                            f"({error.strerror})") from None
+            raise UserError(
+                f"--out: expected a folder that can be written, got {self.path} ({error.strerror})"
+            ) from None
 
     def _compare(self, config: Config) -> None:
         try:
@@ -57,14 +70,17 @@ class RunFolder:
             raise UserError(f"{self.config}: expected the settings of a run ({error})") from None
         differences = config_differences(before, config)
         if differences:
-            raise UserError(f"--out: {self.path} holds a run with other settings "
-                            f"({'; '.join(differences)}); give the same ones, or another folder")
+            raise UserError(
+                f"--out: {self.path} holds a run with other settings "
+                f"({'; '.join(differences)}); give the same ones, or another folder"
+            )
 
 
 def config_differences(before: Config, now: Config) -> list[str]:
-    """"section.field A there, B here" for every setting that decides what a run is."""
-    result = [] if before.preset == now.preset else [
-        f"preset {before.preset} there, {now.preset} here"]
+    """ "section.field A there, B here" for every setting that decides what a run is."""
+    result = (
+        [] if before.preset == now.preset else [f"preset {before.preset} there, {now.preset} here"]
+    )
     for section in ("model", "loss", "data", "mask", "train"):
         old, new = getattr(before, section), getattr(now, section)
         for field in dataclasses.fields(old):

@@ -102,22 +102,34 @@ class Method:
         noise = [maps[half:] for maps in noise]
         mask = painted = None
         if hybrid:
-            mask, painted = self.paint_hybrid(neighbours(content)[:half], neighbours(style)[:half],
-                                              style[:half], noise, random)
+            mask, painted = self.paint_hybrid(
+                neighbours(content)[:half], neighbours(style)[:half], style[:half], noise, random
+            )
         return Painted(image, content, style, reconstructed, swapped, noise, mask, painted)
 
-    def paint_hybrid(self, content: Tensor, own: Tensor, other: Tensor, noise: list[Tensor],
-                     random: torch.Generator) -> tuple[Tensor, Tensor]:
+    def paint_hybrid(
+        self,
+        content: Tensor,
+        own: Tensor,
+        other: Tensor,
+        noise: list[Tensor],
+        random: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
         """M, and I_h = G(C_A; S_A outside M, S_B inside M), blended inside the generator.
 
         content [N, C, h, w], own = S_A and other = S_B [N, D], noise = the maps of I_g.
         """
         size, stride = content.shape[2:], self.nets.encoder.config.code_stride
-        mask = sample_masks(len(content), tuple(side * stride for side in size), self.mask,
-                            generator=random, device=content.device)
+        mask = sample_masks(
+            len(content),
+            tuple(side * stride for side in size),
+            self.mask,
+            generator=random,
+            device=content.device,
+        )
         styles = torch.stack((own, other), dim=1)  # [N, 2, D]
         regions = torch.cat((1 - mask, mask), dim=1)  # [N, 2, H, W]
-        shared = [maps[:len(content)] for maps in noise] if self.loss.share_noise else "random"
+        shared = [maps[: len(content)] for maps in noise] if self.loss.share_noise else "random"
         return mask, self.nets.generator(content, styles, regions, noise=shared, generator=random)
 
     def reconstruction_terms(self, reconstructed: Tensor, image: Tensor) -> dict[str, Term]:
@@ -128,8 +140,9 @@ class Method:
             terms["edge"] = Term(edge(reconstructed, image), weight * self.loss.edge)
         return terms
 
-    def autoencoder_terms(self, image: Tensor, random: torch.Generator,
-                          step: int) -> dict[str, Term]:
+    def autoencoder_terms(
+        self, image: Tensor, random: torch.Generator, step: int
+    ) -> dict[str, Term]:
         """The first part of a run (ours): reconstruction of the whole batch, nobody judges it.
 
         With `alignment_from_start` content alignment is already due, on half of the batch.
@@ -146,18 +159,21 @@ class Method:
             terms |= self.alignment_terms(hybrid, swapped, neighbours(image)[:half], mask)
         return terms
 
-    def alignment_terms(self, hybrid: Tensor, swapped: Tensor, image: Tensor,
-                        mask: Tensor) -> dict[str, Term]:
+    def alignment_terms(
+        self, hybrid: Tensor, swapped: Tensor, image: Tensor, mask: Tensor
+    ) -> dict[str, Term]:
         """L_CA = L1(I_h M, I_g M) + L1(I_h (1 - M), I_A (1 - M))."""
-        distance = content_alignment(hybrid, swapped, image, mask,
-                                     detach_swapped=self.loss.detach_swapped)
+        distance = content_alignment(
+            hybrid, swapped, image, mask, detach_swapped=self.loss.detach_swapped
+        )
         return {"content_alignment": Term(distance, self.loss.content_alignment)}
 
     def crops(self, image: Tensor, random: torch.Generator) -> Tensor:
         """[N, P, 3, s, s]: P random windows of every image (base)."""
         loss, size = self.loss, self.nets.patches.config.patch_size
-        boxes = sample_boxes(len(image), loss.num_patches, loss.patch_scale, generator=random,
-                             device=image.device)
+        boxes = sample_boxes(
+            len(image), loss.num_patches, loss.patch_scale, generator=random, device=image.device
+        )
         return crop_patches(image, boxes, size)
 
     def discriminator_terms(self, p: Painted, random: torch.Generator) -> dict[str, Term]:
@@ -195,8 +211,9 @@ class Method:
             terms["r1_patch"] = Term(penalty, loss.r1_interval * loss.r1_patch_gamma / 4)
         return terms
 
-    def generator_terms(self, p: Painted, random: torch.Generator, nimg: int,
-                        step: int) -> dict[str, Term]:
+    def generator_terms(
+        self, p: Painted, random: torch.Generator, nimg: int, step: int
+    ) -> dict[str, Term]:
         """Everything encoder and generator learn from; `step` = generator steps so far."""
         loss, half = self.loss, len(p.image) // 2
         judge, patches = self.nets.discriminator, self.nets.patches
@@ -214,16 +231,20 @@ class Method:
         if self.consistency_due(nimg, step):
             terms |= self.consistency_terms(p)
         if p.hybrid is not None and self.alignment_due(step):
-            terms |= self.alignment_terms(p.hybrid, p.swapped[:half], neighbours(p.image)[:half],
-                                          p.mask)
+            terms |= self.alignment_terms(
+                p.hybrid, p.swapped[:half], neighbours(p.image)[:half], p.mask
+            )
         if p.hybrid is not None and loss.gan_hybrid:
             terms["gan_hybrid"] = Term(generator_loss(judge(p.hybrid)), loss.gan_hybrid)
         return terms
 
     def consistency_due(self, nimg: int, step: int) -> bool:
         loss = self.loss
-        return (loss.code_consistency > 0 and step % loss.consistency_interval == 0
-                and nimg >= loss.consistency_start_kimg * 1000)
+        return (
+            loss.code_consistency > 0
+            and step % loss.consistency_interval == 0
+            and nimg >= loss.consistency_start_kimg * 1000
+        )
 
     def hybrid_due(self, step: int) -> bool:
         return self.loss.gan_hybrid > 0 or self.alignment_due(step)
@@ -247,8 +268,10 @@ class Method:
             codes = encoder(p.swapped)
         distance = code_consistency(*codes, content, style, style_lambda=loss.style_lambda)
         weight = loss.code_consistency * loss.consistency_gain
-        return {"consistency_content": Term(distance.content, weight),
-                "consistency_style": Term(distance.style, weight * loss.style_lambda)}
+        return {
+            "consistency_content": Term(distance.content, weight),
+            "consistency_style": Term(distance.style, weight * loss.style_lambda),
+        }
 
 
 class frozen:

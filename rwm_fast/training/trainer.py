@@ -41,8 +41,9 @@ class Trainer:
         self.rates = {"paint": train.learning_rate, "judge": rate}  # before any schedule
         self.counts = Counts()
 
-    def step(self, image: Tensor, nimg: int, progress: float,
-             random: torch.Generator) -> dict[str, Tensor]:
+    def step(
+        self, image: Tensor, nimg: int, progress: float, random: torch.Generator
+    ) -> dict[str, Tensor]:
         """Learn from one batch; `nimg` = images seen before it. Returns the terms, unweighted."""
         train = self.config.train
         alone = progress < train.reconstruction_fraction
@@ -91,8 +92,13 @@ class Trainer:
         self.counts.paint += 1
         return terms
 
-    def _update(self, optimizer: torch.optim.Optimizer, terms: dict[str, Term], nimg: int = 0,
-                batch: int = 0) -> None:
+    def _update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        terms: dict[str, Term],
+        nimg: int = 0,
+        batch: int = 0,
+    ) -> None:
         if terms:
             optimizer.zero_grad(set_to_none=True)
             total(terms).backward()
@@ -107,23 +113,33 @@ class Trainer:
         train = self.config.train
         left = min(1.0, (1 - progress) / train.decay_fraction) if train.decay_fraction else 1.0
         fall = train.decay_floor + (1 - train.decay_floor) * left
-        for optimizer, rate in ((self.paint_optimizer, self.rates["paint"] * gain),
-                                (self.judge_optimizer, self.rates["judge"])):
+        for optimizer, rate in (
+            (self.paint_optimizer, self.rates["paint"] * gain),
+            (self.judge_optimizer, self.rates["judge"]),
+        ):
             for group in optimizer.param_groups:
                 group["lr"] = rate * fall
 
     def facts(self) -> dict[str, float]:
         """What a log line says beside the losses."""
-        facts = {"learning_rate": self.paint_optimizer.param_groups[0]["lr"],
-                 "generator_steps": self.counts.paint, "discriminator_steps": self.counts.judge}
+        facts = {
+            "learning_rate": self.paint_optimizer.param_groups[0]["lr"],
+            "generator_steps": self.counts.paint,
+            "discriminator_steps": self.counts.judge,
+        }
         if self.device.type == "cuda":
             facts["memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return facts
 
     def state(self) -> dict:
         """Everything that training changes, by name."""
-        return {**self.nets.as_dict(), "ema": self.ema, "paint_optimizer": self.paint_optimizer,
-                "judge_optimizer": self.judge_optimizer, "counts": self.counts}
+        return {
+            **self.nets.as_dict(),
+            "ema": self.ema,
+            "paint_optimizer": self.paint_optimizer,
+            "judge_optimizer": self.judge_optimizer,
+            "counts": self.counts,
+        }
 
     def broken_parameter(self) -> str | None:
         """The name of a parameter that is not finite, or None. Waits for the device."""

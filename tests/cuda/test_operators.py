@@ -1,7 +1,7 @@
 """The CUDA kernels on the CPU: every case of every operator against the float64 reference.
 
-The whole path is real but for the machine: the operator, its derivative formulas, the Python side of
-the CUDA backend and the kernels' source. Block, warp and lane order are drawn anew for every test.
+The whole path is real but for the machine: the operator, its derivative formulas, the Python side
+of the CUDA backend and the kernels' source. Every test draws its own order of blocks, warps, lanes.
 """
 
 import importlib.util
@@ -92,6 +92,18 @@ def test_order_of_threads_changes_nothing(kernels, op, case):
 def _seeded(kernels, seed, op, inputs, dy):
     kernels.set_seed(seed)
     return compare.first_order(op, inputs, dy)
+
+
+@pytest.mark.parametrize(("op", "case"), [p for p in ALL if "vectors" in p.values[1].name])
+def test_misaligned(kernels, op, case):
+    """Every tensor one element off a 16-byte boundary: no access wider than its address allows."""
+    inputs = case.inputs(torch.bfloat16)
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor):
+            shifted = value.new_empty(value.numel() + 1)[1:].view(value.shape)
+            shifted.copy_(value.detach())
+            inputs[name] = shifted.requires_grad_(value.requires_grad)
+    _compare(kernels, op, case, inputs, compare.first_order)
 
 
 @pytest.mark.parametrize("rows", [2, 4, 8, 16])

@@ -50,7 +50,7 @@ def odd_files(tmp_path):
     clear.save(folder / "alpha.webp", lossless=True)
     plain.quantize(16).save(folder / "palette.gif")
     plain.quantize(16).save(folder / "palette with transparency.png", transparency=3)
-    grey16 = (np.asarray(plain.convert("L")).astype(np.uint16) * 257)
+    grey16 = np.asarray(plain.convert("L")).astype(np.uint16) * 257
     Image.fromarray(grey16).save(folder / "16-bit.png")
     Image.fromarray(grey16.astype(np.float32) / 65535).save(folder / "float.tif")
     photo(2, 4000, 1).save(folder / "panorama 4000x1.png")

@@ -32,8 +32,12 @@ def test_every_odd_file_is_read_or_refused_with_a_reason(odd_files):
                 assert picture_size(file) == image.size
             except BadImageError as error:
                 reasons[path.name] = str(error)
-    assert sorted(reasons) == ["bad-empty.png", "bad-noise.png", "bad-text.jpg",
-                               "bad-truncated.jpg"]
+    assert sorted(reasons) == [
+        "bad-empty.png",
+        "bad-noise.png",
+        "bad-text.jpg",
+        "bad-truncated.jpg",
+    ]
     assert reasons["bad-empty.png"] == "the file is empty"
     assert reasons["bad-text.jpg"] == "no image format is recognised"
     assert "truncated" in reasons["bad-truncated.jpg"]
@@ -44,8 +48,13 @@ def test_colours_survive_every_mode(odd_files, make_photo):
     palette = np.asarray(make_photo(1).quantize(16).convert("RGB")).astype(int)
     grey = np.asarray(make_photo(1).convert("L")).astype(int)[..., None].repeat(3, 2)
     for name, expected, tolerance in (
-            ("grey.png", grey, 0), ("grey and alpha.png", grey, 0), ("16-bit.png", grey, 0),
-            ("float.tif", grey, 0), ("palette.gif", palette, 0), ("cmyk.jpg", plain, 4)):
+        ("grey.png", grey, 0),
+        ("grey and alpha.png", grey, 0),
+        ("16-bit.png", grey, 0),
+        ("float.tif", grey, 0),
+        ("palette.gif", palette, 0),
+        ("cmyk.jpg", plain, 4),
+    ):
         assert abs(read(odd_files / name) - expected).mean() <= tolerance, name
     assert set(np.unique(read(odd_files / "one-bit.tif"))) == {0, 255}
     for name in ("alpha.png", "alpha.webp"):

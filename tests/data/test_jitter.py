@@ -13,19 +13,19 @@ def seeded(number: int = 0) -> torch.Generator:
 
 
 def test_colours_are_mixed_by_one_matrix_per_picture():
-    images = pictures(1) * .1  # far from the clamp
-    mixed = color_jitter(images, .2, 0.0, seeded())
+    images = pictures(1) * 0.1  # far from the clamp
+    mixed = color_jitter(images, 0.2, 0.0, seeded())
     x = torch.cat([images.flatten(2)[0], torch.ones(1, 20)]).T  # [pixels, 4]
     y = mixed.flatten(2)[0].T  # [pixels, 3]
     solution = torch.linalg.lstsq(x, y).solution
     torch.testing.assert_close(x @ solution, y, atol=1e-6, rtol=0)
-    assert (solution[:3] - torch.eye(3)).abs().max() > .01
+    assert (solution[:3] - torch.eye(3)).abs().max() > 0.01
 
 
 def test_share_that_keeps_its_colours():
     images = pictures()
-    kept = (color_jitter(images, 1.0, .2, seeded()) == images).flatten(1).all(1).float().mean()
-    assert .12 < kept < .28
+    kept = (color_jitter(images, 1.0, 0.2, seeded()) == images).flatten(1).all(1).float().mean()
+    assert 0.12 < kept < 0.28
     assert torch.equal(color_jitter(images, 1.0, 1.0, seeded()), images)
     assert color_jitter(images, 0.0) is images
 
@@ -41,7 +41,7 @@ def test_range_dtype_layout_and_randomness():
     assert torch.equal(images, pictures())  # the argument is left alone
     half = color_jitter(images.bfloat16(), 1.0, 0.0, seeded(1))
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), mixed, atol=.05, rtol=0)
+    torch.testing.assert_close(half.float(), mixed, atol=0.05, rtol=0)
     assert color_jitter(images[:0], 1.0).shape == (0, 3, 4, 5)
 
 

@@ -27,8 +27,8 @@ def test_hash_is_a_function_of_seed_stream_and_index():
     assert not np.array_equal(hash_bits([7], 4, 5)[0], whole[7])
     assert hash_bits([2**64 - 1], 2**40, 1).shape == (1, 1)
     u = hash_uniform(range(4000), 1, 4)
-    assert u.min() >= 0 and u.max() < 1 and abs(u.mean() - .5) < .01
-    assert abs(np.corrcoef(np.concatenate([u, np.roll(u, 1, 0)], 1).T) - np.eye(8)).max() < .08
+    assert u.min() >= 0 and u.max() < 1 and abs(u.mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(np.concatenate([u, np.roll(u, 1, 0)], 1).T) - np.eye(8)).max() < 0.08
 
 
 @pytest.mark.parametrize("size", [1, 7, 24, 64])
@@ -36,7 +36,7 @@ def test_a_picture_does_not_depend_on_its_batch(size):
     seeds = [3, 14, 15, 92, 65]
     images, regions = draw(seeds, seeds, size)
     for k in range(len(seeds)):
-        image, region = draw(seeds[k:k + 1], seeds[k:k + 1], size)
+        image, region = draw(seeds[k : k + 1], seeds[k : k + 1], size)
         assert torch.equal(image[0], images[k]) and torch.equal(region[0], regions[k])
     again, _ = draw(seeds, seeds, size)
     assert torch.equal(again, images)
@@ -46,7 +46,7 @@ def test_values_are_finite_and_in_range_whatever_the_scene():
     images, regions = draw(range(300), range(1000, 1300))
     assert images.dtype == torch.float32 and images.isfinite().all()
     assert images.min() >= -1 and images.max() <= 1
-    assert images.std(dim=(2, 3)).min() > .01  # no blank picture
+    assert images.std(dim=(2, 3)).min() > 0.01  # no blank picture
 
 
 def test_regions_are_one_hot_and_all_common():
@@ -55,8 +55,8 @@ def test_regions_are_one_hot_and_all_common():
     assert ((regions == 0) | (regions == 1)).all()
     shares = regions.mean((2, 3))  # [N, 4]
     assert len(landscapes.REGIONS) == 4
-    assert (shares.mean(0) > .08).all()
-    assert ((shares > .01).float().mean(0) > .97).all()
+    assert (shares.mean(0) > 0.08).all()
+    assert ((shares > 0.01).float().mean(0) > 0.97).all()
 
 
 def test_counterfactual_keeps_the_geometry_of_the_content():
@@ -64,33 +64,39 @@ def test_counterfactual_keeps_the_geometry_of_the_content():
     image, regions = draw(a, a, 32)
     swapped, same = draw(a, b, 32)
     assert torch.equal(regions, same)  # regions are content alone
-    assert (image - swapped).abs().mean() > .2  # and style changes the picture
+    assert (image - swapped).abs().mean() > 0.2  # and style changes the picture
 
 
 def test_style_is_seen_in_every_region_and_content_keeps_it():
     scenes = landscapes.content(range(8))
-    day, night = (landscapes.style([5] * 8, time=t, season="summer", weather="clear")
-                  for t in ("day", "night"))
+    day, night = (
+        landscapes.style([5] * 8, time=t, season="summer", weather="clear")
+        for t in ("day", "night")
+    )
     bright, regions = landscapes.render(scenes, day, 48)
     dark, _ = landscapes.render(scenes, night, 48)
     for k in range(4):
-        inside = regions[:, k:k + 1]
-        assert ((bright - dark) * inside).sum() / inside.sum() / 3 > .2
+        inside = regions[:, k : k + 1]
+        assert ((bright - dark) * inside).sum() / inside.sum() / 3 > 0.2
 
 
 def test_content_and_style_are_independent():
     scenes, looks = landscapes.content(range(4000)), landscapes.style(range(4000))
-    flat = lambda p: torch.cat([v.float().flatten(1) if v.ndim > 1 else v.float()[:, None]
-                                for v in p.values()], 1)
+    flat = lambda p: torch.cat(
+        [v.float().flatten(1) if v.ndim > 1 else v.float()[:, None] for v in p.values()], 1
+    )
     both = torch.corrcoef(torch.cat([flat(scenes), flat(looks)], 1).T).nan_to_num()
     n = flat(scenes).shape[1]
-    assert both[:n, n:].abs().max() < .08  # four standard errors, and some for the number of pairs
+    assert both[:n, n:].abs().max() < 0.08  # four standard errors, and some for the number of pairs
 
 
 def test_factors_of_style_are_all_drawn_and_can_be_fixed():
     looks = landscapes.style(range(3000))
-    for name, names in (("time", landscapes.TIMES), ("season", landscapes.SEASONS),
-                        ("weather", landscapes.WEATHERS)):
+    for name, names in (
+        ("time", landscapes.TIMES),
+        ("season", landscapes.SEASONS),
+        ("weather", landscapes.WEATHERS),
+    ):
         assert (torch.bincount(looks[name], minlength=len(names)) > 300).all()
         for k, word in enumerate(names):
             assert (landscapes.style(range(5), **{name: word})[name] == k).all()
@@ -114,9 +120,9 @@ def test_sizes_show_the_same_scene():
     small, small_regions = draw(range(20), range(20), 32)
     large, large_regions = draw(range(20), range(20), 128)
     shrunk = torch.nn.functional.avg_pool2d(large, 4)
-    assert (shrunk - small).abs().mean() < .03
+    assert (shrunk - small).abs().mean() < 0.03
     shrunk = torch.nn.functional.avg_pool2d(large_regions, 4)
-    assert (shrunk - small_regions).abs().mean() < .02
+    assert (shrunk - small_regions).abs().mean() < 0.02
 
 
 def test_drawing_leaves_the_global_generator_alone():
@@ -159,4 +165,4 @@ def test_the_sheet_in_the_documentation_is_what_the_code_draws():
     path = Path(__file__).parents[2] / "docs" / "landscapes.png"
     assert path.stat().st_size < 400_000
     drawn = contact_sheet().permute(1, 2, 0).numpy().astype(int)
-    assert abs(np.asarray(Image.open(path)) - drawn).mean() < .5  # another CPU may round otherwise
+    assert abs(np.asarray(Image.open(path)) - drawn).mean() < 0.5  # another CPU may round otherwise

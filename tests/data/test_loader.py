@@ -17,6 +17,7 @@ def photos(good_folder):
     def make(**options) -> PhotoSet:
         config = DataConfig(sources=(str(good_folder),), resize=16, **({"workers": 0} | options))
         return PhotoSet(config, 16, seed=5)
+
     return make
 
 
@@ -29,13 +30,14 @@ def take(pictures, count: int, batch_size: int = 6, **options) -> list[dict]:
 
 def same(first: list[dict], second: list[dict]) -> bool:
     return len(first) == len(second) and all(
-        torch.equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in a)
+        torch.equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in a
+    )
 
 
 def test_every_picture_comes_once_in_an_epoch():
     order = [picture_at(3, k, 50) for k in range(150)]
     for epoch in range(3):
-        assert sorted(order[50 * epoch:50 * epoch + 50]) == list(range(50))
+        assert sorted(order[50 * epoch : 50 * epoch + 50]) == list(range(50))
     assert order[:50] != order[50:100] != list(range(50))
     assert order != [picture_at(4, k, 50) for k in range(150)]
     assert picture_at(3, 77, 50) == order[77]
@@ -43,8 +45,8 @@ def test_every_picture_comes_once_in_an_epoch():
 
 def test_draws_are_uniform_and_differ_by_seed_and_position():
     u = np.array([draws_at(1, k, 4) for k in range(3000)])
-    assert u.min() >= 0 and u.max() < 1 and abs(u.mean(0) - .5).max() < .03
-    assert abs(np.corrcoef(u.T) - np.eye(4)).max() < .08
+    assert u.min() >= 0 and u.max() < 1 and abs(u.mean(0) - 0.5).max() < 0.03
+    assert abs(np.corrcoef(u.T) - np.eye(4)).max() < 0.08
     assert draws_at(1, 7, 4) == u[7].tolist() != draws_at(2, 7, 4)
 
 
@@ -55,7 +57,7 @@ def test_processes_share_a_batch():
 
 
 def test_batches_are_images_in_range_with_their_domains(photos):
-    batch, = take(photos(), 1)
+    (batch,) = take(photos(), 1)
     assert batch["image"].shape == (6, 3, 16, 16) and batch["image"].dtype == torch.float32
     assert batch["image"].is_contiguous(memory_format=torch.channels_last)
     assert batch["image"].min() >= -1 and batch["image"].max() <= 1
@@ -64,9 +66,11 @@ def test_batches_are_images_in_range_with_their_domains(photos):
 
 @pytest.mark.parametrize("kind", ["kept", "reread", "landscapes"])
 def test_resuming_continues_the_stream(photos, kind):
-    pictures = {"kept": lambda: photos(zoom=(1, 1.4)),
-                "reread": lambda: photos(cache_mb=0.0, zoom=(1, 1.4)),
-                "landscapes": lambda: LandscapePool(20, 16)}[kind]
+    pictures = {
+        "kept": lambda: photos(zoom=(1, 1.4)),
+        "reread": lambda: photos(cache_mb=0.0, zoom=(1, 1.4)),
+        "landscapes": lambda: LandscapePool(20, 16),
+    }[kind]
     straight = take(pictures(), 9)
     resumed = take(pictures(), 3) + take(pictures(), 6, start=18)
     assert same(straight, resumed)
@@ -117,8 +121,9 @@ def test_open_training_set_follows_the_config(good_folder):
     assert isinstance(landscapes, LandscapePool) and len(landscapes) == 5
     assert landscapes.image_size == 64
     model = ModelConfig()
-    config = Config(model=model, data=DataConfig(sources=(str(good_folder),)),
-                    train=TrainConfig(seed=3))
+    config = Config(
+        model=model, data=DataConfig(sources=(str(good_folder),)), train=TrainConfig(seed=3)
+    )
     photos = open_training_set(config)
     assert isinstance(photos, PhotoSet) and photos.image_size == 256 and photos.seed == 3
 

@@ -18,29 +18,32 @@ def only(kind: str, **settings) -> MaskConfig:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(32, 32), (8, 8), (17, 40)])
 def test_masks_are_binary_and_their_area_is_kept(kind, size):
-    low, high = .05, .70
+    low, high = 0.05, 0.70
     masks = sample_masks(300, size, only(kind, invert=0.0), generator=seeded())
     assert masks.shape == (300, 1, *size) and masks.dtype == torch.float32
     assert ((masks == 0) | (masks == 1)).all()
     area = masks.mean((1, 2, 3))
     assert low <= area.min() and area.max() <= high
-    assert area.min() < .12 and area.max() > .6  # all of the range is used
-    assert abs(area.mean() - (low + high) / 2) < .05
+    assert area.min() < 0.12 and area.max() > 0.6  # all of the range is used
+    assert abs(area.mean() - (low + high) / 2) < 0.05
 
 
 def test_narrow_area_range_is_kept():
-    masks = sample_masks(200, (32, 32), MaskConfig(area=(.30, .32), invert=0.0), generator=seeded())
+    masks = sample_masks(
+        200, (32, 32), MaskConfig(area=(0.30, 0.32), invert=0.0), generator=seeded()
+    )
     area = masks.mean((1, 2, 3))
-    assert .30 <= area.min() and area.max() <= .32
+    assert 0.30 <= area.min() and area.max() <= 0.32
 
 
 def test_inversion_exchanges_inside_and_outside():
-    plain, swapped = (sample_masks(50, (24, 24), MaskConfig(invert=p), generator=seeded(3))
-                      for p in (0.0, 1.0))
+    plain, swapped = (
+        sample_masks(50, (24, 24), MaskConfig(invert=p), generator=seeded(3)) for p in (0.0, 1.0)
+    )
     assert torch.equal(plain, 1 - swapped)
-    half = sample_masks(2000, (8, 8), MaskConfig(invert=.5), generator=seeded())
-    large = (half.mean((1, 2, 3)) > .71).float().mean()  # only an inverted mask can be
-    assert .1 < large < .45
+    half = sample_masks(2000, (8, 8), MaskConfig(invert=0.5), generator=seeded())
+    large = (half.mean((1, 2, 3)) > 0.71).float().mean()  # only an inverted mask can be
+    assert 0.1 < large < 0.45
 
 
 def test_kinds_come_by_their_frequency():
@@ -53,9 +56,13 @@ def test_kinds_come_by_their_frequency():
 
 
 def test_shapes_differ_in_number():
-    corners = lambda masks: (torch.nn.functional.avg_pool2d(masks, 2, 1) == .75).sum((1, 2, 3))
-    one, many = (sample_masks(200, (64, 64), only("rectangle", max_shapes=k, area=(.1, .3)),
-                              generator=seeded()) for k in (1, 4))
+    corners = lambda masks: (torch.nn.functional.avg_pool2d(masks, 2, 1) == 0.75).sum((1, 2, 3))
+    one, many = (
+        sample_masks(
+            200, (64, 64), only("rectangle", max_shapes=k, area=(0.1, 0.3)), generator=seeded()
+        )
+        for k in (1, 4)
+    )
     assert corners(many).float().mean() > corners(one).float().mean()
 
 
@@ -76,7 +83,7 @@ def test_the_generator_decides_everything():
 
 def test_shapes_do_not_depend_on_the_size_of_the_picture():
     small, large = (sample_masks(40, (s, s), generator=seeded(5)) for s in (32, 128))
-    assert (torch.nn.functional.avg_pool2d(large, 4) - small).abs().mean() < .03
+    assert (torch.nn.functional.avg_pool2d(large, 4) - small).abs().mean() < 0.03
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2)])

@@ -35,6 +35,7 @@ def spoil(folder, count):
 
 # ------------------------------------------------------------------------------------ finding
 
+
 def test_folders_are_searched_recursively_and_only_for_pictures(good_folder):
     _, names = find_pictures(good_folder)
     assert len(names) == 40 and names == sorted(names)
@@ -69,13 +70,19 @@ def test_a_zip_is_opened_anew_in_every_process(good_folder, tmp_path):
         assert place._archive is not archive
 
 
-@pytest.mark.parametrize("source, sentence", [
-    ("nowhere", "nowhere does not exist; expected a folder of pictures or a zip file"),
-    ("empty", "empty holds no pictures; looked for .avif .bmp"),
-    ("notes.txt", "expected a folder of pictures or a zip file, got .*notes.txt, which is neither"),
-    ("torn.zip", "which is neither"),
-    ("a.zip/nothing", "a.zip/nothing holds no pictures"),
-])
+@pytest.mark.parametrize(
+    "source, sentence",
+    [
+        ("nowhere", "nowhere does not exist; expected a folder of pictures or a zip file"),
+        ("empty", "empty holds no pictures; looked for .avif .bmp"),
+        (
+            "notes.txt",
+            "expected a folder of pictures or a zip file, got .*notes.txt, which is neither",
+        ),
+        ("torn.zip", "which is neither"),
+        ("a.zip/nothing", "a.zip/nothing holds no pictures"),
+    ],
+)
 def test_sources_that_cannot_be_used(tmp_path, good_folder, source, sentence):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("x")
@@ -86,6 +93,7 @@ def test_sources_that_cannot_be_used(tmp_path, good_folder, source, sentence):
 
 
 # ------------------------------------------------------------------------------------ bad files
+
 
 @pytest.mark.parametrize("cache_mb", [0.0, 100.0])
 def test_unreadable_files_are_left_out_counted_and_listed(good_folder, cache_mb):
@@ -98,7 +106,9 @@ def test_unreadable_files_are_left_out_counted_and_listed(good_folder, cache_mb)
     assert len(pictures.unreadable) == 2
     report = pictures.report()
     assert [bad["name"] for bad in report["unreadable"]] == [
-        f"{good_folder}/picture 0.png", f"{good_folder}/picture 12.png"]
+        f"{good_folder}/picture 0.png",
+        f"{good_folder}/picture 12.png",
+    ]
     assert all(bad["reason"] for bad in report["unreadable"])
     assert "2 unreadable" in pictures.describe()
 
@@ -107,10 +117,13 @@ def test_unreadable_files_are_left_out_counted_and_listed(good_folder, cache_mb)
 def test_too_many_unreadable_files_stop(good_folder, tmp_path, packed):
     spoil(good_folder, 3)
     source = pack(good_folder, tmp_path / "a.zip") if packed else good_folder
-    with pytest.raises(UserError, match=r"3 of 40 pictures in .* cannot be read \(at most 5% may "
-                                        r"be\), for example .*picture 0.png: "):
+    with pytest.raises(
+        UserError,
+        match=r"3 of 40 pictures in .* cannot be read \(at most 5% may "
+        r"be\), for example .*picture 0.png: ",
+    ):
         open_set(source)
-    assert len(open_set(source, max_bad_fraction=.08).unreadable) == 3
+    assert len(open_set(source, max_bad_fraction=0.08).unreadable) == 3
 
 
 def test_files_that_become_unreadable_are_replaced_and_stop_a_run_when_too_many(good_folder):
@@ -133,7 +146,7 @@ def test_every_odd_picture_becomes_a_crop(odd_files):
     with pytest.raises(UserError, match="4 of 18 pictures"):
         open_set(odd_files)
     for cache_mb in (0.0, 100.0):
-        pictures = open_set(odd_files, max_bad_fraction=.4, cache_mb=cache_mb)
+        pictures = open_set(odd_files, max_bad_fraction=0.4, cache_mb=cache_mb)
         crops = [pictures.sample(k)[0] for k in range(36)]
         assert all(c.shape == (16, 16, 3) and c.dtype == np.uint8 for c in crops)
     assert pictures.smaller == 2  # the panorama and the pixel
@@ -145,14 +158,16 @@ def test_encrypted_and_damaged_members_are_unreadable(good_folder, tmp_path):
     with zipfile.ZipFile(path) as archive:
         members = [m for m in archive.infolist() if m.filename.endswith("picture 3.png")]
         start = members[0].header_offset + 30 + len(members[0].filename)
-    data[start + 10:start + 30] = bytes(20)  # the checksum no longer fits
+    data[start + 10 : start + 30] = bytes(20)  # the checksum no longer fits
     path.write_bytes(bytes(data))
     pictures = open_set(path)
     assert [(bad.name, bad.reason[:10]) for bad in pictures.unreadable] == [
-        (f"{path}/picture 3.png", "Bad CRC-32")]
+        (f"{path}/picture 3.png", "Bad CRC-32")
+    ]
 
 
 # ------------------------------------------------------------------------------------ crops
+
 
 def ramp(width, height) -> Image.Image:
     """Red counts columns, green counts rows."""
@@ -163,38 +178,40 @@ def ramp(width, height) -> Image.Image:
 
 def test_crops_at_the_pictures_own_scale_are_exact():
     image, config = ramp(40, 16), replace(CONFIG, flip=False)
-    for across, first in ((0.0, 0), (1.0, 24), (.5, 12)):
-        values = crop(image, 16, config, across, .5)
+    for across, first in ((0.0, 0), (1.0, 24), (0.5, 12)):
+        values = crop(image, 16, config, across, 0.5)
         assert values[0, :, 0].tolist() == list(range(first, first + 16))
         assert values[:, 0, 1].tolist() == list(range(16))
-    mirrored = crop(image, 16, replace(config, flip=True), 0.0, .5, flip=.7)
+    mirrored = crop(image, 16, replace(config, flip=True), 0.0, 0.5, flip=0.7)
     assert mirrored[0, :, 0].tolist() == list(range(15, -1, -1))
-    assert np.array_equal(crop(image, 16, config, 0.0, .5, flip=.7), crop(image, 16, config, 0, .5))
+    assert np.array_equal(
+        crop(image, 16, config, 0.0, 0.5, flip=0.7), crop(image, 16, config, 0, 0.5)
+    )
 
 
 def test_short_side_is_resized_then_cropped():
     image = ramp(200, 64)
     values = crop(image, 16, replace(CONFIG, resize=32), 0.0, 0.0).astype(int)
-    assert abs(values[0, :, 0] - (np.arange(16) * 2 + .5)).max() <= 1  # scaled by 1/2, 16 of 32 px
-    assert abs(values[:, 0, 1] - (np.arange(16) * 2 + .5)).max() <= 1
+    assert abs(values[0, :, 0] - (np.arange(16) * 2 + 0.5)).max() <= 1  # scaled by 1/2, 16 of 32 px
+    assert abs(values[:, 0, 1] - (np.arange(16) * 2 + 0.5)).max() <= 1
 
 
 def test_square_mode_squeezes_the_whole_picture():
-    values = crop(ramp(200, 64), 16, replace(CONFIG, resize_mode="square"), .3, .8).astype(int)
-    assert abs(values[8, :, 0] - ((np.arange(16) + .5) * 12.5 - .5)).max() <= 2
-    assert abs(values[:, 8, 1] - ((np.arange(16) + .5) * 4 - .5)).max() <= 2
+    values = crop(ramp(200, 64), 16, replace(CONFIG, resize_mode="square"), 0.3, 0.8).astype(int)
+    assert abs(values[8, :, 0] - ((np.arange(16) + 0.5) * 12.5 - 0.5)).max() <= 2
+    assert abs(values[:, 8, 1] - ((np.arange(16) + 0.5) * 4 - 0.5)).max() <= 2
 
 
 def test_zoom_narrows_the_window():
     config = replace(CONFIG, zoom=(1.0, 2.0))
-    spans = [np.ptp(crop(ramp(64, 64), 16, config, .5, .5, zoom)[8, :, 0]) for zoom in (0.0, 1.0)]
+    spans = [np.ptp(crop(ramp(64, 64), 16, config, 0.5, 0.5, zoom)[8, :, 0]) for zoom in (0.0, 1.0)]
     assert abs(int(spans[0]) - 60) <= 2 and abs(int(spans[1]) - 30) <= 2
 
 
 def test_small_pictures_are_enlarged_and_panoramas_stay_small_in_memory():
     panorama = Image.fromarray(np.full((1, 4000, 3), 77, np.uint8))
     assert working_copy(panorama, CONFIG).shape == (1, 4000, 3)
-    assert (crop(panorama, 16, CONFIG, .3, .6) == 77).all()
+    assert (crop(panorama, 16, CONFIG, 0.3, 0.6) == 77).all()
     assert working_copy(ramp(200, 100), CONFIG).shape == (16, 32, 3)
     assert working_copy(ramp(200, 100), replace(CONFIG, zoom=(1, 2))).shape == (32, 64, 3)
     assert working_copy(ramp(200, 100), replace(CONFIG, resize_mode="square")).shape == (16, 16, 3)
@@ -209,6 +226,7 @@ def test_kept_and_reread_pictures_agree(good_folder):
 
 
 # ------------------------------------------------------------------------------------ the set
+
 
 def test_some_pictures_are_held_out_by_name(good_folder, tmp_path):
     pictures = open_set(good_folder)

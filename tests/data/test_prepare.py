@@ -14,8 +14,11 @@ from rwm_fast.prepare import main
 def members(path) -> dict[str, Image.Image]:
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
-        return {name: Image.open(archive.open(name)) for name in archive.namelist()
-                if name != "report.json"}
+        return {
+            name: Image.open(archive.open(name))
+            for name in archive.namelist()
+            if name != "report.json"
+        }
 
 
 def test_packs_what_can_be_read_and_reports_the_rest(odd_files, tmp_path, capsys):
@@ -30,7 +33,11 @@ def test_packs_what_can_be_read_and_reports_the_rest(odd_files, tmp_path, capsys
         report = json.loads(archive.read("report.json"))
     assert report["packed"] == {"odd": 8}
     assert sorted(name.split("/")[-1] for name in report["unreadable"]) == [
-        "bad-empty.png", "bad-noise.png", "bad-text.jpg", "bad-truncated.jpg"]
+        "bad-empty.png",
+        "bad-noise.png",
+        "bad-text.jpg",
+        "bad-truncated.jpg",
+    ]
     assert len(report["copies"]) == 4  # the grey pictures are one, and so are the clear ones
     assert set(report["too_small"].values()) == {"4000 x 1", "1 x 1"}
     shown = capsys.readouterr().out
@@ -48,9 +55,24 @@ def test_copies_are_packed_once(good_folder, tmp_path, capsys):
 
 def test_square_crops_jpeg_and_several_sources(good_folder, tmp_path):
     out = tmp_path / "set.zip"
-    main([str(good_folder), str(good_folder / "sub folder"), "--out", str(out), "--size", "24",
-          "--crop", "square", "--format", "jpg", "--smallest", "1",
-          "--report", str(tmp_path / "report.json")])
+    main(
+        [
+            str(good_folder),
+            str(good_folder / "sub folder"),
+            "--out",
+            str(out),
+            "--size",
+            "24",
+            "--crop",
+            "square",
+            "--format",
+            "jpg",
+            "--smallest",
+            "1",
+            "--report",
+            str(tmp_path / "report.json"),
+        ]
+    )
     images = members(out)
     assert all(i.size == (24, 24) and i.format == "JPEG" for i in images.values())
     assert {name.split("/")[0] for name in images} == {"photos"}  # the second source holds copies
@@ -67,8 +89,9 @@ def test_names_never_collide(make_photo, tmp_path):
     (tmp_path / "same").mkdir()
     make_photo(9).save(tmp_path / "same" / "a.png")
     out = tmp_path / "set.zip"
-    main([str(tmp_path / "same"), str(tmp_path / "x" / "same"), "--out", str(out),
-          "--smallest", "1"])
+    main(
+        [str(tmp_path / "same"), str(tmp_path / "x" / "same"), "--out", str(out), "--smallest", "1"]
+    )
     assert sorted(members(out)) == ["same-2/a.png", "same/a.png"]
     main([str(tmp_path), "--out", str(out), "--smallest", "1"])
     assert len(members(out)) == 5
@@ -94,19 +117,26 @@ def test_without_out_nothing_is_written(good_folder, tmp_path, capsys):
     assert "checked only" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["nowhere", "--out", "x.zip"], "nowhere does not exist"),
-    (["--out", "x.zip"], "expected at least one folder or zip file"),
-    (["photos", "--out", "no/x.zip"], "no/x.zip cannot be written: No such file"),
-    (["photos", "--smallest", "900"], "none of the 40 pictures can be used; photos/.*: 60 x 48"),
-    (["photos", "--size", "-1"], "expected at least 0 pixels"),
-    (["photos", "--size", "x"], "Error parsing --size"),
-    (["photos", "--format", "tga"], "invalid choice 'tga'.*png.*jpg"),
-    (["photos", "--unknown", "1"], "--unknown"),
-    (["photos", "--smallest", "1", "--report", "no/r.json"], "no/r.json cannot be written"),
-])
-def test_bad_input_is_one_sentence_and_exit_status_2(good_folder, monkeypatch, capsys, arguments,
-                                                     sentence):
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["nowhere", "--out", "x.zip"], "nowhere does not exist"),
+        (["--out", "x.zip"], "expected at least one folder or zip file"),
+        (["photos", "--out", "no/x.zip"], "no/x.zip cannot be written: No such file"),
+        (
+            ["photos", "--smallest", "900"],
+            "none of the 40 pictures can be used; photos/.*: 60 x 48",
+        ),
+        (["photos", "--size", "-1"], "expected at least 0 pixels"),
+        (["photos", "--size", "x"], "Error parsing --size"),
+        (["photos", "--format", "tga"], "invalid choice 'tga'.*png.*jpg"),
+        (["photos", "--unknown", "1"], "--unknown"),
+        (["photos", "--smallest", "1", "--report", "no/r.json"], "no/r.json cannot be written"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_status_2(
+    good_folder, monkeypatch, capsys, arguments, sentence
+):
     monkeypatch.chdir(good_folder.parent)
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -46,7 +46,7 @@ def test_doing_nothing_fails(pairs):
 
 def test_a_quick_run_is_asked_for_half_the_way(pairs):
     halfway = pairs.content.lerp(pairs.truth, 0.51)
-    line, = gate(score(pairs, painted(pairs, halfway, halfway)), quick=True)
+    (line,) = gate(score(pairs, painted(pairs, halfway, halfway)), quick=True)
     assert line.passed and "0.510" in line.text
 
 

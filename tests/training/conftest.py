@@ -10,22 +10,57 @@ from rwm_fast.training.trainer import Trainer
 @pytest.fixture
 def tiny():
     """Makes the demo preset at 16 px and 8 channels: a step takes milliseconds."""
+
     def make(loss: dict | None = None, **train) -> Config:
         demo = PRESETS["demo"]
         model = replace(
-            demo.model, image_size=16, encoder_channels=(8,), style_channels=(8,), style_dim=8,
-            head_channels=(8,), up_channels=(8,), tail_channels=(8,), noise=True,
-            discriminator_channels=(8, 8), discriminator_hidden=8, patch_size=8,
-            patch_channels=(8, 8), patch_feature_channels=8, patch_hidden=(8,))
-        settings = dict(batch=4, seconds=0.0, kimg=0.04, reconstruction_fraction=0.0,
-                        log_kimg=0.004, sample_kimg=0.02, sample_seconds=0.0,
-                        checkpoint_kimg=0.02, precision="fp32", device="cpu")
-        return replace(demo, model=model, data=replace(demo.data, resize=16, pool=12),
-                       loss=replace(demo.loss, **(dict(num_patches=2, content_jitter=0.0,
-                                                       alignment_interval=1,
-                                                       alignment_from_start=False)
-                                                  | (loss or {}))),
-                       train=replace(demo.train, **(settings | train)))
+            demo.model,
+            image_size=16,
+            encoder_channels=(8,),
+            style_channels=(8,),
+            style_dim=8,
+            head_channels=(8,),
+            up_channels=(8,),
+            tail_channels=(8,),
+            noise=True,
+            discriminator_channels=(8, 8),
+            discriminator_hidden=8,
+            patch_size=8,
+            patch_channels=(8, 8),
+            patch_feature_channels=8,
+            patch_hidden=(8,),
+        )
+        settings = dict(
+            batch=4,
+            seconds=0.0,
+            kimg=0.04,
+            reconstruction_fraction=0.0,
+            log_kimg=0.004,
+            sample_kimg=0.02,
+            sample_seconds=0.0,
+            checkpoint_kimg=0.02,
+            precision="fp32",
+            device="cpu",
+        )
+        return replace(
+            demo,
+            model=model,
+            data=replace(demo.data, resize=16, pool=12),
+            loss=replace(
+                demo.loss,
+                **(
+                    dict(
+                        num_patches=2,
+                        content_jitter=0.0,
+                        alignment_interval=1,
+                        alignment_from_start=False,
+                    )
+                    | (loss or {})
+                ),
+            ),
+            train=replace(demo.train, **(settings | train)),
+        )
+
     return make
 
 
@@ -38,6 +73,7 @@ def make_trainer():
                 if "noise" in name:
                     parameter.fill_(0.5)
         return trainer
+
     return make
 
 

@@ -24,7 +24,9 @@ def drive(stream) -> str:
 
 def test_plain_lines_where_nobody_watches():
     assert drive(io.StringIO()).splitlines() == [
-        "0.0 kimg, 1:00 left, 16 images/s patch 0.250", "0.0 kimg scores: swap_closer 0.500"]
+        "0.0 kimg, 1:00 left, 16 images/s patch 0.250",
+        "0.0 kimg scores: swap_closer 0.500",
+    ]
 
 
 def test_a_bar_on_a_terminal():

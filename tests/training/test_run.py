@@ -28,13 +28,16 @@ def few_pairs(monkeypatch):
 @pytest.fixture
 def at_image(monkeypatch):
     """Runs something when a step begins at a given number of images."""
+
     def arrange(wanted: int, action):
         step = Trainer.step
 
         def wrapped(self, image, nimg, *rest):
             terms = step(self, image, nimg, *rest)
             return action(terms) or terms if nimg == wanted else terms
+
         monkeypatch.setattr(Trainer, "step", wrapped)
+
     return arrange
 
 
@@ -79,8 +82,12 @@ def test_a_run_leaves_everything_it_promises(tiny, tmp_path):
 
 @pytest.mark.parametrize("step_order", ["shared", "alternate"])
 def test_an_interrupted_run_goes_on_bit_for_bit(tiny, tmp_path, at_image, monkeypatch, step_order):
-    config = tiny(dict(content_jitter=1.0), step_order=step_order, reconstruction_fraction=0.2,
-                  decay_fraction=0.3)
+    config = tiny(
+        dict(content_jitter=1.0),
+        step_order=step_order,
+        reconstruction_fraction=0.2,
+        decay_fraction=0.3,
+    )
     train(config, tmp_path / "straight")
     with monkeypatch.context():
         at_image(16, press_ctrl_c)

@@ -8,13 +8,21 @@ from rwm_fast.ops.crop_patches import crop_patches, sample_boxes
 from rwm_fast.training import step as step_module
 from rwm_fast.training.step import neighbours, total
 
-BASE = dict(edge=0.0, code_consistency=0.0, content_alignment=0.0, reconstruction=1.0,
-            gan_reconstructed=0.5, gan_swapped=1.0, patch=1.0)
+BASE = dict(
+    edge=0.0,
+    code_consistency=0.0,
+    content_alignment=0.0,
+    reconstruction=1.0,
+    gan_reconstructed=0.5,
+    gan_swapped=1.0,
+    patch=1.0,
+)
 
 
 def gradients(loss, module):
-    return torch.autograd.grad(loss, list(module.parameters()), retain_graph=True,
-                               allow_unused=True)
+    return torch.autograd.grad(
+        loss, list(module.parameters()), retain_graph=True, allow_unused=True
+    )
 
 
 def has_gradient(loss, module) -> bool:
@@ -22,8 +30,9 @@ def has_gradient(loss, module) -> bool:
 
 
 def crops(image, config, random):
-    boxes = sample_boxes(len(image), config.loss.num_patches, config.loss.patch_scale,
-                         generator=random)
+    boxes = sample_boxes(
+        len(image), config.loss.num_patches, config.loss.patch_scale, generator=random
+    )
     return crop_patches(image, boxes, config.model.patch_size)
 
 
@@ -53,15 +62,18 @@ def test_without_the_papers_losses_painters_learn_as_in_a_swapping_autoencoder(b
     draws = random(2)
     reference = nets.patches.features(crops(image, config, draws)).detach()
     target = nets.patches.features(crops(swapped, config, draws))
-    expected = (F.l1_loss(reconstructed, image[:2])
-                + 0.5 * F.softplus(-nets.discriminator(reconstructed)).mean()
-                + 1.0 * F.softplus(-nets.discriminator(swapped)).mean()
-                + 1.0 * F.softplus(-nets.patches(reference, target)).mean())
+    expected = (
+        F.l1_loss(reconstructed, image[:2])
+        + 0.5 * F.softplus(-nets.discriminator(reconstructed)).mean()
+        + 1.0 * F.softplus(-nets.discriminator(swapped)).mean()
+        + 1.0 * F.softplus(-nets.patches(reference, target)).mean()
+    )
 
     torch.testing.assert_close(total(terms), expected)
     for module in (nets.encoder, nets.generator):
-        for ours, theirs in zip(gradients(total(terms), module), gradients(expected, module),
-                                strict=True):
+        for ours, theirs in zip(
+            gradients(total(terms), module), gradients(expected, module), strict=True
+        ):
             torch.testing.assert_close(ours, theirs)
 
 
@@ -72,17 +84,22 @@ def test_without_the_papers_losses_judges_learn_as_in_a_swapping_autoencoder(bas
     terms = trainer.method.discriminator_terms(painted, random(2))
 
     draws = random(2)
-    reference, same, fake = (nets.patches.features(crops(picture, config, draws))
-                             for picture in (image, image, painted.swapped.detach()))
-    expected = (F.softplus(-nets.discriminator(image)).mean()
-                + 0.5 * F.softplus(nets.discriminator(painted.reconstructed.detach())).mean()
-                + 0.5 * F.softplus(nets.discriminator(painted.swapped.detach())).mean()
-                + F.softplus(-nets.patches(reference, same)).mean()
-                + F.softplus(nets.patches(reference, fake)).mean())
+    reference, same, fake = (
+        nets.patches.features(crops(picture, config, draws))
+        for picture in (image, image, painted.swapped.detach())
+    )
+    expected = (
+        F.softplus(-nets.discriminator(image)).mean()
+        + 0.5 * F.softplus(nets.discriminator(painted.reconstructed.detach())).mean()
+        + 0.5 * F.softplus(nets.discriminator(painted.swapped.detach())).mean()
+        + F.softplus(-nets.patches(reference, same)).mean()
+        + F.softplus(nets.patches(reference, fake)).mean()
+    )
     torch.testing.assert_close(total(terms), expected)
     for module in (nets.discriminator, nets.patches):
-        for ours, theirs in zip(gradients(total(terms), module), gradients(expected, module),
-                                strict=True):
+        for ours, theirs in zip(
+            gradients(total(terms), module), gradients(expected, module), strict=True
+        ):
             torch.testing.assert_close(ours, theirs)
     assert not has_gradient(total(terms), nets.generator)
 
@@ -92,7 +109,7 @@ def test_r1_is_the_squared_gradient_at_real_pictures(base, image, random):
     nets, loss = trainer.nets, config.loss
     terms = trainer.method.r1_terms(image, random())
     x = image.clone().requires_grad_()
-    slope, = torch.autograd.grad(nets.discriminator(x).sum(), x)
+    (slope,) = torch.autograd.grad(nets.discriminator(x).sum(), x)
     torch.testing.assert_close(terms["r1"].value, slope.square().sum((1, 2, 3)).mean())
     assert terms["r1"].weight == loss.r1_interval * loss.r1_gamma / 2
     draws = random()
@@ -114,8 +131,9 @@ def test_code_consistency_trains_whom_it_should(tiny, make_trainer, image, rando
     assert all(p.requires_grad for p in trainer.nets.encoder.parameters())
 
 
-def test_code_consistency_compares_with_the_codes_it_was_painted_from(tiny, make_trainer, image,
-                                                                     random):
+def test_code_consistency_compares_with_the_codes_it_was_painted_from(
+    tiny, make_trainer, image, random
+):
     trainer = make_trainer(tiny())
     painted = trainer.method.paint(image, random(), False)
     terms = trainer.method.consistency_terms(painted)
@@ -129,8 +147,13 @@ def test_code_consistency_compares_with_the_codes_it_was_painted_from(tiny, make
 
 def test_code_consistency_is_lazy_and_can_start_late(tiny, make_trainer):
     method = make_trainer(tiny(dict(consistency_interval=4, consistency_start_kimg=1.0))).method
-    assert [method.consistency_due(1000, step) for step in range(5)] == [True, False, False, False,
-                                                                        True]
+    assert [method.consistency_due(1000, step) for step in range(5)] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
     assert not method.consistency_due(999, 0)
 
 
@@ -139,15 +162,17 @@ def test_the_swap_is_a_fixed_target_only_if_asked(tiny, make_trainer, image, ran
     trainer = make_trainer(tiny(dict(detach_swapped=detach)))
     painted = trainer.method.paint(image, random(), True)
     term = trainer.method.generator_terms(painted, random(), 0, 1)["content_alignment"]
-    reaches, = torch.autograd.grad(term.value, painted.swapped, allow_unused=True)
+    (reaches,) = torch.autograd.grad(term.value, painted.swapped, allow_unused=True)
     assert (reaches is None) == detach
-    assert has_gradient(trainer.method.paint(image, random(), True).hybrid.sum(),
-                        trainer.nets.encoder)
+    assert has_gradient(
+        trainer.method.paint(image, random(), True).hybrid.sum(), trainer.nets.encoder
+    )
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_swap_and_hybrid_share_noise_only_if_asked(tiny, make_trainer, image, random, monkeypatch,
-                                                   share):
+def test_swap_and_hybrid_share_noise_only_if_asked(
+    tiny, make_trainer, image, random, monkeypatch, share
+):
     everywhere = lambda batch, size, config, **_: torch.ones(batch, 1, *size)
     monkeypatch.setattr(step_module, "sample_masks", everywhere)
     trainer = make_trainer(tiny(dict(share_noise=share)))
@@ -156,8 +181,9 @@ def test_swap_and_hybrid_share_noise_only_if_asked(tiny, make_trainer, image, ra
     assert same == share
 
 
-def test_content_alignment_asks_for_the_swap_inside_and_the_picture_outside(tiny, make_trainer,
-                                                                           image, random):
+def test_content_alignment_asks_for_the_swap_inside_and_the_picture_outside(
+    tiny, make_trainer, image, random
+):
     trainer = make_trainer(tiny())
     p = trainer.method.paint(image, random(), True)
     term = trainer.method.generator_terms(p, random(), 0, 1)["content_alignment"]
@@ -166,8 +192,9 @@ def test_content_alignment_asks_for_the_swap_inside_and_the_picture_outside(tiny
     torch.testing.assert_close(term.value, inside + outside)
 
 
-def test_content_alignment_can_start_with_the_reconstruction_part(tiny, make_trainer, image,
-                                                                  random):
+def test_content_alignment_can_start_with_the_reconstruction_part(
+    tiny, make_trainer, image, random
+):
     early = tiny(dict(alignment_from_start=True, alignment_interval=2))
     method = make_trainer(early).method
     assert set(method.autoencoder_terms(image, random(), 1)) == {"reconstruction", "edge"}
@@ -187,11 +214,13 @@ def test_an_adversarial_term_on_hybrids_is_optional(tiny, make_trainer, image, r
     assert terms["gan_hybrid"].weight == 0.3 and "content_alignment" not in terms
     judged = trainer.method.discriminator_terms(painted, random())
     assert judged["d_real"].weight == sum(
-        judged[f"d_{kind}"].weight for kind in ("reconstructed", "swapped", "hybrid"))
+        judged[f"d_{kind}"].weight for kind in ("reconstructed", "swapped", "hybrid")
+    )
 
 
-def test_content_jitter_reaches_the_content_branch_alone(tiny, make_trainer, image, random,
-                                                         monkeypatch):
+def test_content_jitter_reaches_the_content_branch_alone(
+    tiny, make_trainer, image, random, monkeypatch
+):
     black = lambda images, strength, keep, generator: torch.full_like(images, -1.0)
     monkeypatch.setattr(step_module, "color_jitter", black)
     trainer = make_trainer(tiny(dict(content_jitter=1.0)))
@@ -201,12 +230,18 @@ def test_content_jitter_reaches_the_content_branch_alone(tiny, make_trainer, ima
     torch.testing.assert_close(style, encoder.style(image))
 
 
-@pytest.mark.parametrize(("weights", "absent"), [
-    (dict(patch=0.0), {"patch", "d_patch_real", "d_patch_swapped", "r1_patch"}),
-    (dict(gan_reconstructed=0.0, gan_swapped=0.0), {"gan_swapped", "d_real", "d_swapped", "r1"}),
-    (dict(patch=0.0, gan_reconstructed=0.0, gan_swapped=0.0), {"d_real", "d_patch_real", "r1"}),
-    (dict(edge=0.0, r1_gamma=0.0), {"edge", "r1"}),
-])
+@pytest.mark.parametrize(
+    ("weights", "absent"),
+    [
+        (dict(patch=0.0), {"patch", "d_patch_real", "d_patch_swapped", "r1_patch"}),
+        (
+            dict(gan_reconstructed=0.0, gan_swapped=0.0),
+            {"gan_swapped", "d_real", "d_swapped", "r1"},
+        ),
+        (dict(patch=0.0, gan_reconstructed=0.0, gan_swapped=0.0), {"d_real", "d_patch_real", "r1"}),
+        (dict(edge=0.0, r1_gamma=0.0), {"edge", "r1"}),
+    ],
+)
 def test_a_term_without_weight_costs_nothing(tiny, make_trainer, image, random, weights, absent):
     full = set(make_trainer(tiny()).step(image, 0, 0.5, random()))
     assert absent <= full

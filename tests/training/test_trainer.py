@@ -30,12 +30,14 @@ def test_judges_and_painters_take_turns_as_in_the_base(tiny, make_trainer, image
     assert (trainer.counts.judge, trainer.counts.paint) == (2, 1)
 
 
-def test_a_shared_step_paints_once_and_trains_both_sides(tiny, make_trainer, image, random,
-                                                         monkeypatch):
+def test_a_shared_step_paints_once_and_trains_both_sides(
+    tiny, make_trainer, image, random, monkeypatch
+):
     trainer = make_trainer(tiny(dict(code_consistency=0.0, content_alignment=0.0)))
     calls, forward = [], trainer.nets.generator.forward
-    monkeypatch.setattr(trainer.nets.generator, "forward",
-                        lambda *a, **k: calls.append(1) or forward(*a, **k))
+    monkeypatch.setattr(
+        trainer.nets.generator, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k)
+    )
     before = {name: weights(net) for name, net in trainer.nets.as_dict().items()}
     trainer.step(image, 0, 0.5, random())
     assert len(calls) == 1  # reconstructions and swaps together
@@ -57,12 +59,22 @@ def test_r1_comes_every_so_many_judge_steps(tiny, make_trainer, image, random):
 
 
 def test_rates_follow_the_schedule(tiny, make_trainer, image, random):
-    config = tiny(learning_rate=1e-3, second_part_gain=0.5, reconstruction_fraction=0.5,
-                  decay_fraction=0.2, decay_floor=0.1, lazy_r1_correction=False,
-                  discriminator_learning_rate=2e-3)
+    config = tiny(
+        learning_rate=1e-3,
+        second_part_gain=0.5,
+        reconstruction_fraction=0.5,
+        decay_fraction=0.2,
+        decay_floor=0.1,
+        lazy_r1_correction=False,
+        discriminator_learning_rate=2e-3,
+    )
     trainer = make_trainer(config)
-    expected = {0.0: (1e-3, 2e-3), 0.5: (5e-4, 2e-3), 0.9: (5e-4 * 0.55, 2e-3 * 0.55),
-                1.0: (5e-5, 2e-4)}
+    expected = {
+        0.0: (1e-3, 2e-3),
+        0.5: (5e-4, 2e-3),
+        0.9: (5e-4 * 0.55, 2e-3 * 0.55),
+        1.0: (5e-5, 2e-4),
+    }
     for progress, (paint, judge) in expected.items():
         trainer.step(image, 0, progress, random())
         assert trainer.paint_optimizer.param_groups[0]["lr"] == pytest.approx(paint)
@@ -102,5 +114,6 @@ def test_bfloat16_keeps_float32_weights_and_trains(tiny, image, random):
     terms = trainer.step(image, 0, 0.5, random())
     assert all(value.isfinite() for value in terms.values())
     assert {p.dtype for net in trainer.nets.as_dict().values() for p in net.parameters()} == {
-        torch.float32}
+        torch.float32
+    }
     assert trainer.broken_parameter() is None
