@@ -71,6 +71,7 @@ __global__ void __launch_bounds__(kThreads, WIDTH > 1 ? 3 : 4)
   T* target = patches + patch * channels * size * size + sample * out.pixel;
   // Wide accesses only exist where neighbouring pixels are adjacent.
   const std::int64_t step = WIDTH > 1 ? 1 : in.pixel;
+#pragma unroll 1  // unrolled, the addresses of four channels spill
   for (int c = 0; c < channels; ++c) {
     A values[WIDTH] = {};
 #pragma unroll
