@@ -1,8 +1,8 @@
 """Installs the package in every way that the README names, in fresh virtual environments.
 
 Minutes long and it reaches the package index, so it is not part of plain `pytest`:
-`pytest -m packaging`. Environments that must run the package see this interpreter's torch through a
-.pth file; those that must not are bare.
+`pytest -m packaging`. Environments that must run the package see this interpreter's torch through links;
+those that must not are bare.
 """
 
 import json
@@ -37,9 +37,16 @@ class Environment:
         self.folder = folder
         self.python = str(folder / "bin" / "python")
         if with_torch:
-            site = self.site()
-            packages = Path(torch.__file__).parent.parent
-            (site / "zz_torch.pth").write_text(f"{packages}\n")
+            self.borrow_packages()
+
+    def borrow_packages(self):
+        """Link this interpreter's packages, all but ours: it may be installed here too."""
+        borrowed = self.folder / "borrowed"
+        borrowed.mkdir()
+        for entry in Path(torch.__file__).parent.parent.iterdir():
+            if "rwm_fast" not in entry.name and entry.suffix != ".pth":
+                (borrowed / entry.name).symlink_to(entry)
+        (self.site() / "zz_torch.pth").write_text(f"{borrowed}\n")
 
     def site(self):
         return next((self.folder / "lib").glob("python*")) / "site-packages"
