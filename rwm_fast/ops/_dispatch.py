@@ -12,6 +12,7 @@ and a ``with use_backend(...)`` block must cover the backward pass as well as th
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -87,9 +88,15 @@ def requested() -> str | None:
 
 def backends(op: str) -> tuple[str, ...]:
     """The names of an operator's backends, in order of preference."""
-    return importlib.import_module(f"rwm_fast.ops.{op}").BACKENDS
+    return _operator(op).BACKENDS
 
 
+@functools.cache
+def _operator(op: str) -> ModuleType:
+    return importlib.import_module(f"rwm_fast.ops.{op}")
+
+
+@functools.cache
 def _module(op: str, name: str) -> ModuleType | str:
     """A backend's module, or the sentence why it cannot be imported (a missing package)."""
     try:
