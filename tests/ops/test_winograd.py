@@ -19,14 +19,14 @@ pytestmark = pytest.mark.skipif(
 def bodies(monkeypatch):
     """Winograd wherever it can be; the bodies of the layers that ran."""
     seen = []
-    layer = native_cpu._layer
+    layer = native_cpu.layer_of
 
     def recorded(*arguments):
         made = layer(*arguments)
         seen.append(made.body)
         return made
 
-    monkeypatch.setattr(native_cpu, "_layer", recorded)
+    monkeypatch.setattr(native_cpu, "layer_of", recorded)
     monkeypatch.setattr(winograd, "pays", lambda *arguments: True)
     with use_backend("native"):
         yield seen

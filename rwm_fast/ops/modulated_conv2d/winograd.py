@@ -227,7 +227,7 @@ def forward(
     regions_in: Tensor | None,
     epilogue: Sequence[object],
 ) -> None:
-    """y = clamp(act(b·conv(W, a·x) + noise + bias)·gain); see native_cpu.Layer.epilogue."""
+    """y = clamp(act(b·conv(W, a·x) + noise + bias)·gain); see native_cpu_layer.Epilogue."""
     u = weights.transformed(adjoint=False)
     b, regions_out, styles, *rest = epilogue
     _cpu.module().modulated_conv2d_winograd(
