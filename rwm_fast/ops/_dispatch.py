@@ -25,8 +25,9 @@ from torch import Tensor
 OPS = ("modulated_conv2d", "masked_l1", "crop_patches", "bias_act", "upfirdn2d")
 NAMES = ("native", "triton", "reference")
 _MODULES = {"native": "native", "triton": "triton_kernels", "reference": "reference"}
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_DEVICES = {"native": ("cpu", "cuda"), "triton": ("cuda", "cpu") if _INTERPRETED else ("cuda",)}
+# As Triton itself reads its variable.
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+_DEVICES = {"native": ("cpu", "cuda"), "triton": ("cuda", "cpu") if INTERPRETED else ("cuda",)}
 
 log = logging.getLogger("rwm_fast")
 _announced: set[tuple[str, str]] = set()
