@@ -82,7 +82,8 @@ def test_a_backend_that_refuses_is_never_swapped(inputs, ran, unwilling):
     assert ran == []
 
 
-def test_a_backend_that_the_operator_lacks_is_refused(inputs):
+def test_a_backend_that_the_operator_lacks_is_refused(inputs, monkeypatch):
+    monkeypatch.setattr("rwm_fast.ops.masked_l1.BACKENDS", ("native", "reference"))
     with use_backend("triton"), pytest.raises(BackendError, match="but masked_l1 has no triton"):
         masked_l1(**inputs)
 
@@ -119,18 +120,24 @@ def test_the_backward_pass_follows_its_own_block(inputs, ran):
     assert ran == ["reference", "native"]
 
 
+NO_TRITON = "triton runs on cuda, not on cpu tensors"
+
+
 def test_explain_names_every_backend(inputs, unwilling):
-    assert explain(masked_l1, **inputs) == {"native": unwilling, "reference": "used"}
-    assert explain("masked_l1", *inputs.values()) == {"native": unwilling, "reference": "used"}
+    answer = {"native": unwilling, "triton": NO_TRITON, "reference": "used"}
+    assert explain(masked_l1, **inputs) == answer
+    assert explain("masked_l1", *inputs.values()) == answer
 
 
 @needs_native
 def test_explain_says_why_the_others_do_not_run(inputs, ran):
     preferred = "supported, but a preferred backend is used"
-    assert explain(masked_l1, **inputs) == {"native": "used", "reference": preferred}
+    answer = {"native": "used", "triton": NO_TRITON, "reference": preferred}
+    assert explain(masked_l1, **inputs) == answer
     with use_backend("reference"):
         asked = "supported, but 'reference' was asked for"
-        assert explain(masked_l1, **inputs) == {"native": asked, "reference": "used"}
+        answer = {"native": asked, "triton": NO_TRITON, "reference": "used"}
+        assert explain(masked_l1, **inputs) == answer
     assert ran == [], "explain computes nothing"
 
 
@@ -151,7 +158,7 @@ def test_transforms_take_the_reference(inputs):
 
     torch.func.grad(loss)(*values)
     reason = "torch.func transforms run on the reference backend only"
-    assert answers == [{"native": reason, "reference": "used"}]
+    assert answers == [{"native": reason, "triton": reason, "reference": "used"}]
     with use_backend("native"), pytest.raises(BackendError, match=f"asked for, but {reason}"):
         torch.func.grad(masked_l1)(*values)
     with use_backend("reference"):

@@ -13,10 +13,18 @@ import pytest
 import torch
 
 from rwm_fast import use_backend
-from rwm_fast.ops import _dispatch
+from rwm_fast.ops import _dispatch, _triton
 
 # Its modules import triton when they are collected.
 collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["test_*.py"]
+
+
+def pytest_collection_modifyitems(items):
+    """Triton 3.6's interpreter turns arrays of one element into numbers, which numpy 2.4 ends."""
+    quiet = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+    for item in items:
+        if item.get_closest_marker("triton_interpret"):
+            item.add_marker(quiet)
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +51,13 @@ def interpreter():
     """Inside, Triton serves CPU tensors."""
     with use_backend("triton"):
         yield
+
+
+@pytest.fixture
+def guarded(interpreter, monkeypatch):
+    """Triton serves CPU tensors, every one of them with margins around it."""
+    import guards  # imports triton
+
+    launch = guards.Guarded()
+    monkeypatch.setattr(_triton, "launch", launch)
+    return launch
