@@ -17,7 +17,7 @@ from rwm_fast.ops.modulated_conv2d import reference
 from rwm_fast.ops.modulated_conv2d._geometry import Settings, plan, sizes
 from rwm_fast.ops.upfirdn2d import check_filter, parse_padding
 
-BACKENDS = ("reference",)
+BACKENDS = ("triton", "reference")
 OP = "modulated_conv2d"
 
 
