@@ -91,6 +91,12 @@ def backends(op: str) -> tuple[str, ...]:
     return importlib.import_module(f"rwm_fast.ops.{op}").BACKENDS
 
 
+def _in_order(op: str, tensors: Sequence[Tensor | None], facts: dict) -> tuple[str, ...]:
+    """The same for one call: an operator's package may have a `prefer` that reorders them."""
+    prefer = getattr(importlib.import_module(f"rwm_fast.ops.{op}"), "prefer", None)
+    return backends(op) if prefer is None else prefer(backends(op), tensors, **facts)
+
+
 def _module(op: str, name: str) -> ModuleType | str:
     """A backend's module, or the sentence why it cannot be imported (a missing package)."""
     try:
@@ -129,7 +135,7 @@ def choose(op: str, tensors: Sequence[Tensor | None], **facts: object) -> Module
             raise BackendError(f"{op}: backend {name!r} was asked for, but {refusal}")
         return _module(op, name)
     refusals = []
-    for name in backends(op):
+    for name in _in_order(op, tensors, facts):
         refusal = _refusal(op, name, tensors, facts)
         if refusal is None:
             if refusals:
@@ -166,7 +172,7 @@ def in_transform(op: str) -> bool:
 
 def _explanation(op: str, tensors: Sequence[Tensor | None], facts: dict) -> dict[str, str]:
     wanted, answer, used = requested(), {}, False
-    for name in backends(op):
+    for name in _in_order(op, tensors, facts):
         refusal = _refusal(op, name, tensors, facts)
         if wanted not in (None, name):
             answer[name] = refusal or f"supported, but {wanted!r} was asked for"

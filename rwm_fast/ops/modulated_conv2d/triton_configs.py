@@ -123,11 +123,20 @@ def _row(table: dict, generation: str, kind: str, wanted: str) -> Tiles:
 
 
 def convolution(
-    capability: tuple[int, int], dtype: torch.dtype, pixels: int, inputs: int, outputs: int
+    capability: tuple[int, int],
+    dtype: torch.dtype,
+    pixels: int,
+    inputs: int,
+    outputs: int,
+    light: bool,
 ) -> Tiles:
-    """Tiles of `convolution` and `input_gradient`; pixels of all images together."""
+    """Tiles of `convolution` and `input_gradient`; pixels of all images together.
+
+    Only a light loop and epilogue leave the registers that the wide accumulator takes.
+    """
     name = generation(capability)
     wanted = shape_class(cdiv(pixels, 128), outputs, FILL[name])
+    wanted = "normal" if wanted == "wide" and not light else wanted
     tiles = _row(CONVOLUTION, name, arithmetic(dtype), wanted)
     return tiles._replace(inputs=min(tiles.inputs, max(16, pow2(inputs, 64))))
 

@@ -93,14 +93,21 @@ def _described(x: Tensor, capability: tuple[int, int], *more: Tensor) -> bool:
     return all(_describable(t, t.shape[1]) for t in (x, *more))
 
 
-def _product(x: Tensor, w: Tensor, geometry: Geometry) -> tuple[tuple, int, dict]:
-    """x and w [O, taps, I] as the kernel takes them; tiles of a phase; the constants of a tile."""
+def _product(
+    x: Tensor, w: Tensor, geometry: Geometry, scaled: bool, blended: bool
+) -> tuple[tuple, int, dict]:
+    """x and w [O, taps, I] as the kernel takes them; tiles of a phase; the constants of a tile.
+
+    `scaled`: in the loop, by one style; `blended`: anywhere, by several.
+    """
     (n, inputs), (outputs, taps, _) = x.shape[:2], w.shape
     size = [cdiv(s, geometry.up) for s in geometry.size]  # of one phase
     capability = _triton.capability(x.device)
-    tiles = configs.convolution(capability, x.dtype, n * size[0] * size[1], inputs, outputs)
-    box = configs.box(tiles.pixels, *size)
     tma = geometry.down == 1 and _described(x, capability) and _describable(w, inputs)
+    light = not blended and (tma or not scaled)
+    pixels = n * size[0] * size[1]
+    tiles = configs.convolution(capability, x.dtype, pixels, inputs, outputs, light)
+    box = configs.box(tiles.pixels, *size)
     if tma:
         x = _image(x, box, tiles.inputs)
         strides, block = [taps * inputs, inputs, 1], [tiles.outputs, 1, tiles.inputs]
@@ -130,7 +137,8 @@ def convolution(
     """epilogue(conv(w, a ⊙ x)); without styles a = 1."""
     outputs = w.shape[0]
     y = empty(x, outputs, geometry.size)
-    images, tiles, constants = _product(x, w, geometry)
+    blended = regions is not None or epilogue.regions is not None
+    images, tiles, constants = _product(x, w, geometry, styles is not None, blended)
     programs = x.shape[0] * tiles * cdiv(outputs, constants["BO"]) * geometry.up**2
     _triton.launch(
         kernels.convolution,
@@ -155,7 +163,7 @@ def input_gradient(
 ) -> dict[str, Tensor]:
     """With dz = conv(w, g): "x" a ⊙ dz, "styles" Σ_p r_k·x·dz, "regions" Σ_c s_k·x·dz."""
     n, outputs = g.shape[0], w.shape[0]
-    images, tiles, constants = _product(g, w, geometry)
+    images, tiles, constants = _product(g, w, geometry, False, regions is not None)
     k = 1 if styles is None else styles.shape[1]
     phases, runs, pixels = geometry.up**2, cdiv(outputs, constants["BO"]), geometry.size
 
