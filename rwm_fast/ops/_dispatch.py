@@ -12,9 +12,11 @@ and a ``with use_backend(...)`` block must cover the backward pass as well as th
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
 from types import ModuleType
@@ -53,6 +55,21 @@ def _valid(name: str | None, source: str) -> str | None:
 
 
 _requested: ContextVar[str | None] = ContextVar("rwm_fast_backend", default=None)
+# Autograd runs backward passes of GPUs in threads of its own, which see no context variable of the
+# thread that called it; torch's own thread-local state is handed to them.
+_HANDED = "rwm_fast_backend"
+
+
+def _hand_on(name: str | None) -> None:
+    torch._C._stash_obj_in_tls(_HANDED, (threading.get_ident(), name))
+
+
+def _handed() -> str | None:
+    """What was asked for in the thread that called autograd, in a thread that autograd made."""
+    if not torch._C._is_key_in_tls(_HANDED):
+        return None
+    thread, name = torch._C._get_obj_in_tls(_HANDED)
+    return None if thread == threading.get_ident() else name
 
 
 class use_backend:
@@ -69,18 +86,21 @@ class use_backend:
     """
 
     def __init__(self, name: str | None) -> None:
-        self._token: Token = _requested.set(_valid(name, "use_backend") or "auto")
+        name = _valid(name, "use_backend") or "auto"
+        self._token: Token = _requested.set(name)
+        _hand_on(name)
 
     def __enter__(self) -> use_backend:
         return self
 
     def __exit__(self, *_: object) -> None:
         _requested.reset(self._token)
+        _hand_on(_requested.get())
 
 
 def requested() -> str | None:
     """The backend asked for by `use_backend` or by RWM_FAST_BACKEND, or None for auto."""
-    name = _requested.get()
+    name = _requested.get() or _handed()
     if name is None:
         return _valid(os.environ.get("RWM_FAST_BACKEND"), "RWM_FAST_BACKEND")
     return None if name == "auto" else name
@@ -97,14 +117,17 @@ def _in_order(op: str, tensors: Sequence[Tensor | None], facts: dict) -> tuple[s
     return backends(op) if prefer is None else prefer(backends(op), tensors, **facts)
 
 
+@functools.cache
 def _module(op: str, name: str) -> ModuleType | str:
     """A backend's module, or the sentence why it cannot be imported (a missing package)."""
     try:
         return importlib.import_module(f"rwm_fast.ops.{op}.{_MODULES[name]}")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if (error.name or "").startswith("rwm_fast"):
             raise
-        return f"the package {error.name} is not installed"
+        if isinstance(error, ModuleNotFoundError):
+            return f"the package {error.name} is not installed"
+        return f"{error.name or name} does not load: {error}"
 
 
 def _device(tensors: Sequence[Tensor | None]) -> str:

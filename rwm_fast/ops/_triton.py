@@ -2,7 +2,8 @@
 
 Helpers that run inside kernels are in `_triton_jit.py`; tensors are checked by `_cuda.dense`. A
 kernel runs on the current stream of its tensors' device and nobody waits for it; after a first
-call, which compiles it, it can be captured in a CUDA graph.
+call, which compiles it, it can be captured in a CUDA graph. Where the package is missing,
+`_dispatch` says so: no `triton_kernels.py` can be imported then.
 """
 
 from __future__ import annotations
@@ -16,24 +17,10 @@ from torch import Tensor
 
 from rwm_fast.ops import _dispatch
 
-try:
-    import triton
-
-    _PROBLEM = None
-except ModuleNotFoundError as error:
-    triton, _PROBLEM = None, f"the package {error.name} is not installed"
-except ImportError as error:
-    triton, _PROBLEM = None, f"triton does not load: {error}"
-
 # Kernels run in Python on CPU tensors; Triton decides so when a kernel is defined.
-INTERPRETED = _dispatch.INTERPRETED and triton is not None
+INTERPRETED = _dispatch.INTERPRETED
 LEAST_CAPABILITY = (8, 0)  # bfloat16 and asynchronous copies
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
-
-def why_not() -> str | None:
-    """None if the package triton can be used, else one sentence why not."""
-    return _PROBLEM
 
 
 def supports(tensors: Sequence[Tensor | None]) -> str | None:
@@ -42,8 +29,6 @@ def supports(tensors: Sequence[Tensor | None]) -> str | None:
     CUDA tensors of one device, from compute capability 8.0 on; or CPU tensors, if the interpreter
     is on and Triton was asked for by name: it is for tests, and far too slow to be chosen.
     """
-    if _PROBLEM:
-        return _PROBLEM
     device = next(t.device for t in tensors if t is not None)
     if any(t is not None and t.device != device for t in tensors):
         return "the tensors are on several devices"

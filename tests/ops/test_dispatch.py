@@ -1,7 +1,10 @@
 """Which backend runs, who may choose it, and what is said when it cannot be had."""
 
 import contextvars
+import importlib.abc
 import logging
+import sys
+import threading
 
 import pytest
 import torch
@@ -94,6 +97,31 @@ def test_a_device_that_a_backend_lacks_is_refused(inputs):
     assert refusal == "native runs on cpu and cuda, not on meta tensors"
 
 
+@pytest.fixture
+def imported_afresh(monkeypatch):
+    """Triton's backend of masked_l1 is imported again, for CPU tensors too."""
+    monkeypatch.setitem(_dispatch._DEVICES, "triton", ("cpu", "cuda"))
+    monkeypatch.delitem(sys.modules, "rwm_fast.ops.masked_l1.triton_kernels", raising=False)
+    _dispatch._module.cache_clear()
+    yield
+    _dispatch._module.cache_clear()
+
+
+def test_a_missing_package_is_a_reason(inputs, monkeypatch, imported_afresh):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert explain(masked_l1, **inputs)["triton"] == "the package triton is not installed"
+
+
+def test_a_package_that_does_not_load_is_a_reason(inputs, monkeypatch, imported_afresh):
+    class Broken(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name.startswith("rwm_fast.ops.masked_l1.triton"):
+                raise ImportError("no libfoo.so", name="triton")
+
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert explain(masked_l1, **inputs)["triton"] == "triton does not load: no libfoo.so"
+
+
 def test_names_are_checked():
     for name in ("nativ", "cuda", 3):
         with pytest.raises(ValueError, match="use_backend: backend must be one of native, triton"):
@@ -121,6 +149,36 @@ def test_the_backward_pass_follows_its_own_block(inputs, ran):
 
 
 NO_TRITON = "triton runs on cuda, not on cpu tensors"
+
+
+class _Deep(torch.autograd.Function):
+    """A backward pass that starts a backward pass, and so on: deep down in another thread."""
+
+    @staticmethod
+    def forward(ctx, x, depth, note):
+        ctx.depth, ctx.note = depth, note
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, dy):
+        if ctx.depth:
+            with torch.enable_grad():
+                _Deep.apply(torch.ones(1, requires_grad=True), ctx.depth - 1, ctx.note).backward()
+        else:
+            ctx.note(threading.get_ident(), _dispatch.requested())
+        return dy, None, None
+
+
+def test_the_threads_of_autograd_follow_the_block_too():
+    """The backward pass of a GPU runs in one; on the CPU only a deeply nested one does."""
+    seen = []
+    for name, expected in (("reference", "reference"), ("auto", None), ("native", "native")):
+        with use_backend(name):
+            x = torch.ones(1, requires_grad=True)
+            _Deep.apply(x, 70, lambda *facts: seen.append(facts)).backward()
+        thread, requested = seen.pop()
+        assert thread != threading.get_ident(), "autograd stayed in this thread: nothing is tested"
+        assert requested == expected
 
 
 def test_explain_names_every_backend(inputs, unwilling):
