@@ -44,6 +44,7 @@ _TYPES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
+_compiled = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,19 @@ def facts_of(launch, target):
         signature[param.name], divisible = _type(value)
         if divisible:
             aligned.append(param.name)
-    return compile(kernel, signature, constants, aligned, target, launch.warps, launch.stages)
+    key = (
+        kernel,
+        str(signature),
+        str(constants),
+        str(aligned),
+        target,
+        launch.warps,
+        launch.stages,
+    )
+    if key not in _compiled:
+        options = target, launch.warps, launch.stages
+        _compiled[key] = compile(kernel, signature, constants, aligned, *options)
+    return _compiled[key]
 
 
 def _type(value):

@@ -18,7 +18,7 @@ from rwm_fast.testing.cases import cases, in_layout
 
 pytestmark = pytest.mark.triton_interpret
 
-OPS = ("masked_l1",)
+OPS = ("masked_l1", "crop_patches", "bias_act", "upfirdn2d")
 SETTINGS = {
     "fp32": (torch.float32, "contiguous"),
     "fp32_last": (torch.float32, "channels_last"),

@@ -73,7 +73,7 @@ def mean_kernel(partials, loss, count, size, BLOCK: tl.constexpr):
     for start in range(0, count, BLOCK):
         at = start + tl.arange(0, BLOCK)
         total += tl.load(partials + at, mask=at < count, other=0).to(tl.float64)
-    tl.store(loss, (tl.sum(total, 0) / size.to(tl.float64)).to(tl.float32))
+    tl.store(loss, (tl.sum(total, 0) / tl.cast(size, tl.float64)).to(tl.float32))
 
 
 @triton.jit
@@ -82,7 +82,7 @@ def backward_kernel(dloss, signs, m, dh, dg, da, channels, spots, size, SHARE: t
     """dh = c(|m|s₁ + |1−m|s₂), dg = −c|m|s₁, da = −c|1−m|s₂; those that are None are not wanted."""
     n, spot, shared, here = place_(tl.program_id(0), spots, SHARE, BLOCK)
     mask = load_(m, n * spots + shared, here)
-    scale = tl.load(dloss) / size.to(tl.float32)
+    scale = tl.load(dloss) / tl.cast(size, tl.float32)
     p_size, q_size = scale * tl.abs(mask), scale * tl.abs(1 - mask)
     for c in range(0, channels):
         at = (n * channels + c) * spots + spot
@@ -110,7 +110,7 @@ def mask_backward_kernel(dloss, h, g, a, m, dm, channels, spots, channel_stride,
         p = sign_(mask) * tl.abs(here_h - load_(g, at, here))
         total += p - sign_(1 - mask) * tl.abs(here_h - load_(a, at, here))
         at += channel_stride
-    scale = tl.load(dloss) / size.to(tl.float32)
+    scale = tl.load(dloss) / tl.cast(size, tl.float32)
     tl.store(dm + n * spots + spot, (scale * total).to(dm.dtype.element_ty), mask=here)
 
 
