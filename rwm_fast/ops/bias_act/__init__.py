@@ -10,7 +10,7 @@ from rwm_fast.ops import _check, _dispatch
 from rwm_fast.ops.bias_act import autograd as _autograd
 from rwm_fast.ops.bias_act import reference
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 ACTIVATIONS = ("linear", "lrelu")
 
 

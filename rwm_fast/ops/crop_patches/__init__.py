@@ -9,7 +9,7 @@ from rwm_fast.ops import _check, _dispatch
 from rwm_fast.ops.crop_patches import autograd as _autograd
 from rwm_fast.ops.crop_patches import reference
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 
 
 def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:

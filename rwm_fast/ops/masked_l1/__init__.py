@@ -9,7 +9,7 @@ from rwm_fast.ops import _check, _dispatch
 from rwm_fast.ops.masked_l1 import autograd as _autograd
 from rwm_fast.ops.masked_l1 import reference
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 
 
 def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:

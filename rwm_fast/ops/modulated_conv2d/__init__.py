@@ -14,10 +14,11 @@ from rwm_fast.ops._check import accumulator
 from rwm_fast.ops.bias_act import check_activation, check_bias
 from rwm_fast.ops.modulated_conv2d import autograd as _autograd
 from rwm_fast.ops.modulated_conv2d import reference
+from rwm_fast.ops.modulated_conv2d._choice import prefer  # noqa: F401  asked by _dispatch
 from rwm_fast.ops.modulated_conv2d._geometry import Settings, plan, sizes
 from rwm_fast.ops.upfirdn2d import check_filter, parse_padding
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 OP = "modulated_conv2d"
 
 

@@ -11,7 +11,7 @@ from rwm_fast.ops import _check, _dispatch
 from rwm_fast.ops.upfirdn2d import autograd as _autograd
 from rwm_fast.ops.upfirdn2d import reference
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 
 
 def upfirdn2d(
