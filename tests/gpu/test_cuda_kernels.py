@@ -1,7 +1,7 @@
-"""The CUDA kernels on a GPU: what their run on the CPU (tests/cuda) cannot show.
+"""The CUDA and the Triton kernels on a GPU: what tests without one cannot show.
 
-The standard tests (tests/ops) have native-cuda rows wherever there is a GPU; these add benchmark
-sizes, streams, CUDA graphs, misaligned tensors and tensors of more than 2³¹ elements.
+The standard tests (tests/ops) have native-cuda and triton-cuda rows wherever there is a GPU; these
+add benchmark sizes, streams, CUDA graphs, misaligned tensors and tensors of more than 2³¹ elements.
 """
 
 import importlib
@@ -10,35 +10,50 @@ import importlib.util
 import pytest
 import torch
 
-from rwm_fast.ops import _cuda
+from rwm_fast.ops import _cuda, _dispatch
 from rwm_fast.ops._dispatch import OPS, use_backend
 from rwm_fast.testing import compare
 from rwm_fast.testing.cases import cases
 
 pytestmark = pytest.mark.gpu
 
-SERVED = [op for op in OPS if importlib.util.find_spec(f"rwm_fast.ops.{op}.native_cuda")]
-ALL = [pytest.param(op, case, id=f"{op}-{case.name}") for op in SERVED for case in cases(op)]
-BENCH = [
-    pytest.param(op, case, id=f"{op}-{case.name}")
-    for op in SERVED
-    for case in cases(op, bench=True)
-]
+MODULES = {"native": "native_cuda", "triton": "triton_kernels"}
+
+
+def _has(backend, op):
+    # Not every native backend has CUDA kernels.
+    module = f"rwm_fast.ops.{op}.{MODULES[backend]}"
+    return backend in _dispatch.backends(op) and importlib.util.find_spec(module)
+
+
+SERVED = [(backend, op) for backend in MODULES for op in OPS if _has(backend, op)]
+
+
+def _params(bench):
+    return [
+        pytest.param(backend, op, case, id=f"{backend}-{op}-{case.name}")
+        for backend, op in SERVED
+        for case in cases(op, bench=bench)
+    ]
+
+
+ALL, BENCH = _params(False), _params(True)
+by_case = pytest.mark.parametrize(("backend", "op", "case"), ALL)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # A convolution of torch is not ours to make repeatable.
-REPEATABLE = [p for p in ALL if p.values[0] != "modulated_conv2d"]
+REPEATABLE = [p for p in ALL if p.values[:2] != ("native", "modulated_conv2d")]
 
 
 @pytest.fixture(autouse=True)
-def gpu():
+def gpu(backend):
     if not torch.cuda.is_available():
         pytest.skip("torch sees no CUDA device")
-    if _cuda.why_not():
+    if backend == "native" and _cuda.why_not():
         pytest.skip(_cuda.why_not())
     # The float32 rows are about float32: no TF32 in torch's convolutions.
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
-    with use_backend("native"):
+    with use_backend(backend):
         yield
     torch.backends.cudnn.allow_tf32 = before
 
@@ -66,20 +81,20 @@ def _compare(op, case, inputs):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("op", "case"), ALL)
-def test_equals_reference(op, case, dtype, layout):
+@by_case
+def test_equals_reference(backend, op, case, dtype, layout):
     _compare(op, case, case.inputs(DTYPES[dtype], layout, "cuda"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("op", "case"), BENCH)
-def test_sizes_people_use(op, case, dtype):
+@pytest.mark.parametrize(("backend", "op", "case"), BENCH)
+def test_sizes_people_use(backend, op, case, dtype):
     _compare(op, case, case.inputs(DTYPES[dtype], "channels_last", "cuda"))
     torch.cuda.empty_cache()
 
 
-@pytest.mark.parametrize(("op", "case"), ALL)
-def test_misaligned(op, case):
+@by_case
+def test_misaligned(backend, op, case):
     """Every tensor one element off a 16-byte boundary."""
     inputs = case.inputs(torch.bfloat16, "contiguous", "cuda")
     for name, value in inputs.items():
@@ -90,8 +105,8 @@ def test_misaligned(op, case):
     _compare(op, case, inputs)
 
 
-@pytest.mark.parametrize(("op", "case"), REPEATABLE)
-def test_repeatable_on_two_streams(op, case):
+@pytest.mark.parametrize(("backend", "op", "case"), REPEATABLE)
+def test_repeatable_on_two_streams(backend, op, case):
     """Bit for bit, thirty times, half of them on a second stream at the same time."""
     inputs = case.inputs(torch.float32, "channels_last", "cuda")
     dy = _cotangent(op, inputs)
@@ -108,8 +123,8 @@ def test_repeatable_on_two_streams(op, case):
             assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
 
 
-@pytest.mark.parametrize(("op", "case"), [p for p in ALL if p.values[1].name != "empty"])
-def test_graph(op, case):
+@pytest.mark.parametrize(("backend", "op", "case"), [p for p in ALL if p.values[2].name != "empty"])
+def test_graph(backend, op, case):
     """Captured once, replayed on new data: equal to the eager call, forward and backward."""
     static = case.inputs(torch.float32, "channels_last", "cuda")
     leaves = compare.leaves(static)
@@ -133,27 +148,28 @@ def test_graph(op, case):
             torch.testing.assert_close(a, b, equal_nan=True)
 
 
+@pytest.mark.parametrize("backend", MODULES)
 @pytest.mark.parametrize("op", ["bias_act", "upfirdn2d", "masked_l1"])
-def test_beyond_two_to_the_31(op):
+def test_beyond_two_to_the_31(backend, op):
     """Offsets in 64 bits: the far end of a huge tensor equals a small call on that end."""
     if torch.cuda.mem_get_info()[0] < 40 * 2**30:
         pytest.skip("needs 40 GiB of free GPU memory")
     n, c, h, w = 33, 64, 1024, 1024  # 2.2e9 elements, 4.4 GB
     x = torch.empty(n, c, h, w, dtype=torch.bfloat16, device="cuda").normal_()
-    backend = importlib.import_module(f"rwm_fast.ops.{op}.native_cuda")
+    module = importlib.import_module(f"rwm_fast.ops.{op}.{MODULES[backend]}")
     if op == "bias_act":
         bias = torch.randn(c, device="cuda")
-        whole = backend.forward(x, bias, "lrelu", 0.2, 1.5, None)
-        assert torch.equal(whole[-1:], backend.forward(x[-1:], bias, "lrelu", 0.2, 1.5, None))
+        whole = module.forward(x, bias, "lrelu", 0.2, 1.5, None)
+        assert torch.equal(whole[-1:], module.forward(x[-1:], bias, "lrelu", 0.2, 1.5, None))
     elif op == "upfirdn2d":
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device="cuda") / 8
         settings = (taps, (1, 1), (1, 1), (2, 1, 2, 1), False, 1.0)
-        assert torch.equal(backend.forward(x, *settings)[-1:], backend.forward(x[-1:], *settings))
+        assert torch.equal(module.forward(x, *settings)[-1:], module.forward(x[-1:], *settings))
     else:
         mask = torch.rand(n, 1, h, w, device="cuda")
         zero = torch.zeros_like(x)
-        loss, signs = backend.forward(x, zero, zero, mask, True)
-        _, last = backend.forward(x[-1:], zero[-1:], zero[-1:], mask[-1:], True)
+        loss, signs = module.forward(x, zero, zero, mask, True)
+        _, last = module.forward(x[-1:], zero[-1:], zero[-1:], mask[-1:], True)
         assert torch.equal(signs[-1:], last)
         parts = [v.float().abs().mean(dtype=torch.float64) for v in x]  # |m| + |1 − m| = 1
         assert abs(loss.item() / (sum(parts) / n).item() - 1) < 1e-5

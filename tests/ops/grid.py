@@ -46,6 +46,13 @@ def _absent(row: Row) -> bool:
 
 
 ROWS = [row for row in _all_rows() if not _absent(row)]
+
+
+def cpu_backends(op: str) -> list[str]:
+    """The backends that have CPU rows here."""
+    return [row.backend for row in ROWS if (row.op, row.device) == (op, "cpu")]
+
+
 _ran: Counter = Counter()
 _refused: dict[Row, Counter] = {}
 

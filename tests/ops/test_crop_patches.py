@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from grid import cpu_backends
 
 from rwm_fast import crop_patches, sample_boxes, use_backend
 from rwm_fast.ops import _extension
-from rwm_fast.ops._dispatch import backends
 from rwm_fast.testing import compare
 from rwm_fast.testing.cases import case
 
 
-@pytest.fixture(params=backends("crop_patches"))
+@pytest.fixture(params=cpu_backends("crop_patches"))
 def backend(request):
     if request.param == "native" and _extension.cpu() is None:
         pytest.skip(_extension.why_not_cpu())

@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from grid import cpu_backends
 
 from rwm_fast import masked_l1, use_backend
 from rwm_fast.ops import _extension
-from rwm_fast.ops._dispatch import backends
 
 
-@pytest.fixture(params=backends("masked_l1"))
+@pytest.fixture(params=cpu_backends("masked_l1"))
 def backend(request):
     if request.param == "native" and _extension.cpu() is None:
         pytest.skip(_extension.why_not_cpu())

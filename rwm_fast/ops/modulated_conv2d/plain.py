@@ -67,6 +67,11 @@ def _fused_is_faster(
     if not same or (down > 1) != (filter is not None):
         return False
     settings = Settings(1, down, (1, 1, 1, 1), False, True, "linear", 0.2, 1.0, None, 1e-8)
-    backend = _dispatch.choose(OP, (x, weight), settings=settings)
+    styles = x.new_empty((len(x), 1, x.shape[1]), dtype=accumulator(x.dtype))
+    tensors = (x, weight, styles, *[None] * 5, filter)
+    try:
+        backend = _dispatch.choose(OP, tensors, settings=settings)
+    except _dispatch.BackendError:  # a requested backend refuses: no modulated layer was promised
+        return False
     recommends = getattr(backend, "recommends_plain", None)
     return recommends is not None and recommends(x, weight, filter, settings)
