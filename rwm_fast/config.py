@@ -152,7 +152,7 @@ class LossConfig:
     content_alignment: float = 1.0  # ours: weight of L_CA, 0 = off
     alignment_interval: int = 1  # ours: L_CA on every k-th generator step
     alignment_from_start: bool = False  # ours: L_CA in the reconstruction part of a run too
-    detach_swapped: bool = True  # ours: I_g is a fixed target inside the mask of L_CA
+    detach_swapped: bool = True  # ours: in L_CA I_g, clamped to [-1, 1], is a fixed target
     share_noise: bool = True  # ours: I_g and I_h are painted with the same noise maps
     r1_gamma: float = 10.0  # base: gamma / 2 * |dD/dx|^2
     r1_patch_gamma: float = 1.0  # base: gamma / 4 * (|dP/dreference|^2 + |dP/dtarget|^2)
@@ -383,7 +383,7 @@ _DEMO = ModelConfig(
     content_channels=4, content_kernel=3,
     style_dim=64, style_channels=(64, 128, 128),
     content_fold=2, code_modulation=False, unit_rms_codes=True,
-    head_channels=(64, 64), up_channels=(32,), tail_channels=(32,), rgb_kernel=3,
+    head_channels=(64, 64), up_channels=(32,), rgb_kernel=3,
     generator_filter=(1, 1), skip_activation=False, noise=False,
     discriminator_channels=(32, 64, 128, 128), discriminator_hidden=128,
     discriminator_filter=(1, 1),
@@ -407,14 +407,14 @@ PRESETS: dict[str, Config] = {
     "demo": Config("demo", _DEMO,
         LossConfig(reconstruction=10.0, edge=1.0, gan_reconstructed=0.25, gan_swapped=0.5,
                    patch=0.5, num_patches=4, style_lambda=4.0, consistency_interval=4,
-                   alignment_interval=2, alignment_from_start=True, r1_gamma=1.0,
-                   content_jitter=1.0),
+                   content_alignment=2.5, alignment_interval=2, alignment_from_start=True,
+                   r1_gamma=1.0, content_jitter=1.4),
         DataConfig(resize=64, workers=0),
-        train=TrainConfig(batch=4, kimg=1_000.0, seconds=330.0, step_order="shared",
-                          reconstruction_fraction=0.65, quick_seconds=105.0,
-                          quick_reconstruction_fraction=1.0, learning_rate=3e-3,
-                          betas=(0.5, 0.99), second_part_gain=0.5, lazy_r1_correction=False,
-                          decay_fraction=0.2, ema_half_life_kimg=1.1, ema_rampup=0.08,
+        train=TrainConfig(batch=8, kimg=1_000.0, seconds=340.0, step_order="shared",
+                          reconstruction_fraction=0.8, quick_seconds=100.0,
+                          quick_reconstruction_fraction=1.0, learning_rate=1.6e-2,
+                          betas=(0.5, 0.99), second_part_gain=0.2, lazy_r1_correction=False,
+                          decay_fraction=0.5, ema_half_life_kimg=0.6, ema_rampup=0.08,
                           log_kimg=0.4, sample_kimg=20.0, sample_seconds=20.0,
                           checkpoint_kimg=8.0)),
 }

@@ -1,8 +1,8 @@
 """Installs the package in every way that the README names, in fresh virtual environments.
 
 Minutes long and it reaches the package index, so it is not part of plain `pytest`:
-`pytest -m packaging`. Environments that must run the package see this interpreter's torch through links;
-those that must not are bare.
+`pytest -m packaging`. Environments that must run the package see this interpreter's torch through
+links; those that must not are bare.
 """
 
 import json

@@ -422,6 +422,7 @@ void adjoint(Pointer patches, Pointer boxes, Pointer image, std::int64_t images,
 }  // namespace
 
 RWM_BIND(crop_patches) {
-  m.def("crop_patches_forward", &forward);
-  m.def("crop_patches_adjoint", &adjoint);
+  const py::call_guard<py::gil_scoped_release> unlocked;
+  m.def("crop_patches_forward", &forward, unlocked);
+  m.def("crop_patches_adjoint", &adjoint, unlocked);
 }

@@ -216,7 +216,8 @@ void mask_backward(Pointer dloss, Pointer h, Pointer g, Pointer a, Pointer m, Po
 }  // namespace
 
 RWM_BIND(masked_l1) {
-  m.def("masked_l1_forward", &forward);
-  m.def("masked_l1_backward", &backward);
-  m.def("masked_l1_mask_backward", &mask_backward);
+  const py::call_guard<py::gil_scoped_release> unlocked;
+  m.def("masked_l1_forward", &forward, unlocked);
+  m.def("masked_l1_backward", &backward, unlocked);
+  m.def("masked_l1_mask_backward", &mask_backward, unlocked);
 }

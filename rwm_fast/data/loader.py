@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -134,7 +135,7 @@ def _by_processes(
     loader = DataLoader(
         _Samples(pictures),
         batch_sampler=plan,
-        num_workers=pictures.workers,
+        num_workers=min(pictures.workers, _cores()),  # more would wait for each other
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         multiprocessing_context=context,
@@ -144,6 +145,12 @@ def _by_processes(
         generator=torch.Generator(),
     )  # its own, so that the global one is left alone
     return iter(loader)
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # Linux
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def _one_thread(_: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rwm_fast.ops.bias_act import bias_act
 from rwm_fast.ops.modulated_conv2d import modulated_conv2d
-from rwm_fast.ops.upfirdn2d import upfirdn2d
+from rwm_fast.ops.modulated_conv2d.plain import conv2d_bias_act
 
 SQRT2 = math.sqrt(2)
 SQRT_HALF = math.sqrt(0.5)
@@ -99,22 +99,20 @@ class EqualConv2d(nn.Module):
         self.borders = ((total + 1) // 2, total // 2)  # left = top, right = bottom
 
     def forward(self, x: Tensor) -> Tensor:  # [N, I, H, W] -> [N, O, H', W']
-        weight = (self.weight * self.gain).to(x.dtype)
-        left, right = self.borders
-        borders = [left, right, left, right]
-        if self.padding == "reflect" and left:
-            x, borders = mirror(x, borders), [0, 0, 0, 0]
-        stride = self.down
-        if self.resample_filter is not None:
-            # a 1×1 convolution commutes with the halving: filter only the pixels that are kept
-            early = self.down if self.kernel_size == 1 else 1
-            x = upfirdn2d(x, self.resample_filter, down=early, padding=borders)
-            borders, stride = [0, 0, 0, 0], self.down // early
-        if self.activation == "linear":
-            bias = None if self.bias is None else self.bias.to(x.dtype)
-            return F.conv2d(x, weight, bias, stride=stride, padding=borders[0])
-        y = F.conv2d(x, weight, stride=stride, padding=borders[0])
-        return bias_act(y, self.bias, activation=self.activation, gain=self.activation_gain)
+        borders = self.borders
+        if self.padding == "reflect" and borders[0]:
+            x, borders = mirror(x, [*borders, *borders]), (0, 0)
+        return conv2d_bias_act(
+            x,
+            self.weight,
+            self.bias,
+            weight_gain=self.gain,
+            borders=borders,
+            down=self.down,
+            resample_filter=self.resample_filter,
+            activation=self.activation,
+            gain=1.0 if self.activation == "linear" else self.activation_gain,
+        )
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"

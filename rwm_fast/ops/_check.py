@@ -31,12 +31,8 @@ def tensor(op: str, name: str, value: object) -> None:
 def floating(op: str, name: str, value: object) -> None:
     """Raise unless the value is a tensor of float16, bfloat16, float32 or float64."""
     tensor(op, name, value)
-    require(
-        value.dtype in FLOATS,
-        op,
-        f"{name} must be float16, bfloat16, float32 or float64",
-        value,
-    )
+    if value.dtype not in FLOATS:
+        require(False, op, f"{name} must be float16, bfloat16, float32 or float64", value)
 
 
 def like(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -44,6 +40,8 @@ def like(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> N
 
     float32 is welcome beside a half-precision input: parameters are kept in float32.
     """
+    if value.device == other.device and value.dtype == other.dtype:
+        return
     require(
         value.device == other.device,
         op,

@@ -34,6 +34,10 @@ def dense(
     order: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """The tensor in one dense memory order (itself if it is), or an error if it is not as said."""
+    fits = isinstance(x, Tensor) and x.shape == torch.Size(shape) and x.dtype in dtypes
+    fits = fits and x.layout is torch.strided and x.is_cpu and not x.is_neg()
+    if fits and x.is_contiguous(memory_format=order):
+        return x
     _check.tensor(op, name, x)
     _check.require(x.device.type == "cpu", op, f"{name} must be on the CPU", x)
     _check.require(x.layout is torch.strided, op, f"{name} must be strided", f"{x.layout}")

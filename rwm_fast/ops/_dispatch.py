@@ -12,9 +12,11 @@ and a ``with use_backend(...)`` block must cover the backward pass as well as th
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
 from types import ModuleType
@@ -25,8 +27,9 @@ from torch import Tensor
 OPS = ("modulated_conv2d", "masked_l1", "crop_patches", "bias_act", "upfirdn2d")
 NAMES = ("native", "triton", "reference")
 _MODULES = {"native": "native", "triton": "triton_kernels", "reference": "reference"}
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_DEVICES = {"native": ("cpu", "cuda"), "triton": ("cuda", "cpu") if _INTERPRETED else ("cuda",)}
+# As Triton itself reads its variable.
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+_DEVICES = {"native": ("cpu", "cuda"), "triton": ("cuda", "cpu") if INTERPRETED else ("cuda",)}
 
 log = logging.getLogger("rwm_fast")
 _announced: set[tuple[str, str]] = set()
@@ -52,6 +55,21 @@ def _valid(name: str | None, source: str) -> str | None:
 
 
 _requested: ContextVar[str | None] = ContextVar("rwm_fast_backend", default=None)
+# Autograd runs backward passes of GPUs in threads of its own, which see no context variable of the
+# thread that called it; torch's own thread-local state is handed to them.
+_HANDED = "rwm_fast_backend"
+
+
+def _hand_on(name: str | None) -> None:
+    torch._C._stash_obj_in_tls(_HANDED, (threading.get_ident(), name))
+
+
+def _handed() -> str | None:
+    """What was asked for in the thread that called autograd, in a thread that autograd made."""
+    if not torch._C._is_key_in_tls(_HANDED):
+        return None
+    thread, name = torch._C._get_obj_in_tls(_HANDED)
+    return None if thread == threading.get_ident() else name
 
 
 class use_backend:
@@ -68,18 +86,21 @@ class use_backend:
     """
 
     def __init__(self, name: str | None) -> None:
-        self._token: Token = _requested.set(_valid(name, "use_backend") or "auto")
+        name = _valid(name, "use_backend") or "auto"
+        self._token: Token = _requested.set(name)
+        _hand_on(name)
 
     def __enter__(self) -> use_backend:
         return self
 
     def __exit__(self, *_: object) -> None:
         _requested.reset(self._token)
+        _hand_on(_requested.get())
 
 
 def requested() -> str | None:
     """The backend asked for by `use_backend` or by RWM_FAST_BACKEND, or None for auto."""
-    name = _requested.get()
+    name = _requested.get() or _handed()
     if name is None:
         return _valid(os.environ.get("RWM_FAST_BACKEND"), "RWM_FAST_BACKEND")
     return None if name == "auto" else name
@@ -87,17 +108,31 @@ def requested() -> str | None:
 
 def backends(op: str) -> tuple[str, ...]:
     """The names of an operator's backends, in order of preference."""
-    return importlib.import_module(f"rwm_fast.ops.{op}").BACKENDS
+    return _operator(op).BACKENDS
 
 
+def _in_order(op: str, tensors: Sequence[Tensor | None], facts: dict) -> tuple[str, ...]:
+    """The same for one call: an operator's package may have a `prefer` that reorders them."""
+    prefer = getattr(_operator(op), "prefer", None)
+    return backends(op) if prefer is None else prefer(backends(op), tensors, **facts)
+
+
+@functools.cache
+def _operator(op: str) -> ModuleType:
+    return importlib.import_module(f"rwm_fast.ops.{op}")
+
+
+@functools.cache
 def _module(op: str, name: str) -> ModuleType | str:
     """A backend's module, or the sentence why it cannot be imported (a missing package)."""
     try:
         return importlib.import_module(f"rwm_fast.ops.{op}.{_MODULES[name]}")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if (error.name or "").startswith("rwm_fast"):
             raise
-        return f"the package {error.name} is not installed"
+        if isinstance(error, ModuleNotFoundError):
+            return f"the package {error.name} is not installed"
+        return f"{error.name or name} does not load: {error}"
 
 
 def _device(tensors: Sequence[Tensor | None]) -> str:
@@ -128,7 +163,7 @@ def choose(op: str, tensors: Sequence[Tensor | None], **facts: object) -> Module
             raise BackendError(f"{op}: backend {name!r} was asked for, but {refusal}")
         return _module(op, name)
     refusals = []
-    for name in backends(op):
+    for name in _in_order(op, tensors, facts):
         refusal = _refusal(op, name, tensors, facts)
         if refusal is None:
             if refusals:
@@ -165,7 +200,7 @@ def in_transform(op: str) -> bool:
 
 def _explanation(op: str, tensors: Sequence[Tensor | None], facts: dict) -> dict[str, str]:
     wanted, answer, used = requested(), {}, False
-    for name in backends(op):
+    for name in _in_order(op, tensors, facts):
         refusal = _refusal(op, name, tensors, facts)
         if wanted not in (None, name):
             answer[name] = refusal or f"supported, but {wanted!r} was asked for"

@@ -3,6 +3,11 @@
 Every operator is registered in the namespace ``rwm_fast``, so that torch.compile, torch.export,
 FakeTensor and opcheck know it. The implementation serves all devices: it chooses a backend when it
 runs.
+
+The registered operator crosses between C++ and Python several times a call, which costs more than
+the kernels of a small layer. So plain eager calls take the same implementation and the same formula
+through a `torch.autograd.Function`, and nothing in between; whatever traces, fakes or wraps gets
+the registered operator.
 """
 
 from __future__ import annotations
@@ -37,10 +42,61 @@ def register(
     *,
     backward: Callable,
     setup_context: Callable,
-) -> None:
-    """Define ``rwm_fast::<schema>``: one implementation, one fake, one derivative formula."""
+) -> Callable:
+    """Define ``rwm_fast::<schema>``: one implementation, one fake, one derivative formula.
+
+    Returns the function to call the operator by.
+    """
     LIBRARY.define(schema)
-    name = f"rwm_fast::{schema.split('(')[0]}"
-    LIBRARY.impl(name, _without_autocast(implementation), "CompositeExplicitAutograd")
-    torch.library.register_fake(name, fake, lib=LIBRARY)
-    torch.library.register_autograd(name, backward, setup_context=setup_context, lib=LIBRARY)
+    name = schema.split("(")[0]
+    implementation = _without_autocast(implementation)
+    LIBRARY.impl(f"rwm_fast::{name}", implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"rwm_fast::{name}", fake, lib=LIBRARY)
+    torch.library.register_autograd(
+        f"rwm_fast::{name}", backward, setup_context=setup_context, lib=LIBRARY
+    )
+    registered = getattr(torch.ops.rwm_fast, name)
+    direct = _direct(name, implementation, backward, setup_context)
+
+    def call(*args: object) -> object:
+        if not _is_plain(args):
+            return registered(*args)
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            return direct.apply(*args)
+        return implementation(*args)
+
+    return call
+
+
+def _direct(
+    name: str, implementation: Callable, backward: Callable, setup_context: Callable
+) -> type[torch.autograd.Function]:
+    """The operator as an autograd function."""
+
+    # one function, not `setup_context` apart: torch would bind the arguments by name on every call
+    def forward(ctx, *args: object) -> object:
+        output = implementation(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), members)
+
+
+def _is_plain(args: tuple[object, ...]) -> bool:
+    """Whether nothing but autograd needs to see this call.
+
+    Not plain: torch.compile, export and JIT tracing, fake and other modes, meta tensors, tensor
+    subclasses, torch.func transforms.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or any(isinstance(a, Tensor) and (type(a) not in _PLAIN or a.is_meta) for a in args)
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)

@@ -79,7 +79,10 @@ def write_whole(path: Path, write) -> None:
     """Call `write(temporary path)`, flush it to the disk, then give it its name at once."""
     temporary = path.with_name(path.name + ".partial")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors makes its own file, readable by its owner alone
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -19,19 +19,27 @@ class Ema:
         self.modules = {
             name: copy.deepcopy(m).eval().requires_grad_(False) for name, m in modules.items()
         }
+        # found once: walking through modules takes longer than averaging a small model
+        self.parameters, self.buffers = (
+            [
+                (ours, theirs)
+                for name, average in self.modules.items()
+                for ours, theirs in zip(kind(average), kind(modules[name]), strict=True)
+            ]
+            for kind in (nn.Module.parameters, nn.Module.buffers)
+        )
         self.half_life = half_life_kimg * 1000
         self.rampup = rampup
 
     @torch.no_grad()
-    def update(self, modules: dict[str, nn.Module], batch: int, nimg: int) -> None:
-        """Take a step towards `modules`; `nimg` = images seen, this batch included."""
+    def update(self, batch: int, nimg: int) -> None:
+        """Take a step towards the modules; `nimg` = images seen, this batch included."""
         half_life = min(self.half_life, nimg * self.rampup)
         keep = 0.5 ** (batch / max(half_life, 1e-8))
-        for name, average in self.modules.items():
-            source = modules[name]
-            torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), 1 - keep)
-            for ours, theirs in zip(average.buffers(), source.buffers(), strict=True):
-                ours.copy_(theirs)
+        averages, sources = zip(*self.parameters, strict=True)
+        torch._foreach_lerp_(averages, sources, 1 - keep)
+        for ours, theirs in self.buffers:
+            ours.copy_(theirs)
 
     def state_dict(self) -> dict:
         return {name: module.state_dict() for name, module in self.modules.items()}

@@ -162,7 +162,13 @@ class Method:
     def alignment_terms(
         self, hybrid: Tensor, swapped: Tensor, image: Tensor, mask: Tensor
     ) -> dict[str, Term]:
-        """L_CA = L1(I_h M, I_g M) + L1(I_h (1 - M), I_A (1 - M))."""
+        """L_CA = L1(I_h M, I_g M) + L1(I_h (1 - M), I_A (1 - M)).
+
+        As a fixed target I_g is clamped to the range of pictures: nothing else may hold it there,
+        and a hybrid that follows it out drags it farther.
+        """
+        if self.loss.detach_swapped:
+            swapped = swapped.detach().clamp(-1, 1)
         distance = content_alignment(
             hybrid, swapped, image, mask, detach_swapped=self.loss.detach_swapped
         )

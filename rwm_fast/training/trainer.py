@@ -107,7 +107,7 @@ class Trainer:
             self._average(nimg, batch)
 
     def _average(self, nimg: int, batch: int) -> None:
-        self.ema.update(self.painters, batch, nimg)
+        self.ema.update(batch, nimg)
 
     def _set_rates(self, progress: float, gain: float) -> None:
         train = self.config.train

@@ -1,7 +1,10 @@
 """Which backend runs, who may choose it, and what is said when it cannot be had."""
 
 import contextvars
+import importlib.abc
 import logging
+import sys
+import threading
 
 import pytest
 import torch
@@ -82,7 +85,8 @@ def test_a_backend_that_refuses_is_never_swapped(inputs, ran, unwilling):
     assert ran == []
 
 
-def test_a_backend_that_the_operator_lacks_is_refused(inputs):
+def test_a_backend_that_the_operator_lacks_is_refused(inputs, monkeypatch):
+    monkeypatch.setattr("rwm_fast.ops.masked_l1.BACKENDS", ("native", "reference"))
     with use_backend("triton"), pytest.raises(BackendError, match="but masked_l1 has no triton"):
         masked_l1(**inputs)
 
@@ -91,6 +95,31 @@ def test_a_device_that_a_backend_lacks_is_refused(inputs):
     meta = {name: value.to("meta") for name, value in inputs.items()}
     refusal = _dispatch._refusal("masked_l1", "native", list(meta.values()), {})
     assert refusal == "native runs on cpu and cuda, not on meta tensors"
+
+
+@pytest.fixture
+def imported_afresh(monkeypatch):
+    """Triton's backend of masked_l1 is imported again, for CPU tensors too."""
+    monkeypatch.setitem(_dispatch._DEVICES, "triton", ("cpu", "cuda"))
+    monkeypatch.delitem(sys.modules, "rwm_fast.ops.masked_l1.triton_kernels", raising=False)
+    _dispatch._module.cache_clear()
+    yield
+    _dispatch._module.cache_clear()
+
+
+def test_a_missing_package_is_a_reason(inputs, monkeypatch, imported_afresh):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert explain(masked_l1, **inputs)["triton"] == "the package triton is not installed"
+
+
+def test_a_package_that_does_not_load_is_a_reason(inputs, monkeypatch, imported_afresh):
+    class Broken(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name.startswith("rwm_fast.ops.masked_l1.triton"):
+                raise ImportError("no libfoo.so", name="triton")
+
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert explain(masked_l1, **inputs)["triton"] == "triton does not load: no libfoo.so"
 
 
 def test_names_are_checked():
@@ -119,18 +148,54 @@ def test_the_backward_pass_follows_its_own_block(inputs, ran):
     assert ran == ["reference", "native"]
 
 
+NO_TRITON = "triton runs on cuda, not on cpu tensors"
+
+
+class _Deep(torch.autograd.Function):
+    """A backward pass that starts a backward pass, and so on: deep down in another thread."""
+
+    @staticmethod
+    def forward(ctx, x, depth, note):
+        ctx.depth, ctx.note = depth, note
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, dy):
+        if ctx.depth:
+            with torch.enable_grad():
+                _Deep.apply(torch.ones(1, requires_grad=True), ctx.depth - 1, ctx.note).backward()
+        else:
+            ctx.note(threading.get_ident(), _dispatch.requested())
+        return dy, None, None
+
+
+def test_the_threads_of_autograd_follow_the_block_too():
+    """The backward pass of a GPU runs in one; on the CPU only a deeply nested one does."""
+    seen = []
+    for name, expected in (("reference", "reference"), ("auto", None), ("native", "native")):
+        with use_backend(name):
+            x = torch.ones(1, requires_grad=True)
+            _Deep.apply(x, 70, lambda *facts: seen.append(facts)).backward()
+        thread, requested = seen.pop()
+        assert thread != threading.get_ident(), "autograd stayed in this thread: nothing is tested"
+        assert requested == expected
+
+
 def test_explain_names_every_backend(inputs, unwilling):
-    assert explain(masked_l1, **inputs) == {"native": unwilling, "reference": "used"}
-    assert explain("masked_l1", *inputs.values()) == {"native": unwilling, "reference": "used"}
+    answer = {"native": unwilling, "triton": NO_TRITON, "reference": "used"}
+    assert explain(masked_l1, **inputs) == answer
+    assert explain("masked_l1", *inputs.values()) == answer
 
 
 @needs_native
 def test_explain_says_why_the_others_do_not_run(inputs, ran):
     preferred = "supported, but a preferred backend is used"
-    assert explain(masked_l1, **inputs) == {"native": "used", "reference": preferred}
+    answer = {"native": "used", "triton": NO_TRITON, "reference": preferred}
+    assert explain(masked_l1, **inputs) == answer
     with use_backend("reference"):
         asked = "supported, but 'reference' was asked for"
-        assert explain(masked_l1, **inputs) == {"native": asked, "reference": "used"}
+        answer = {"native": asked, "triton": NO_TRITON, "reference": "used"}
+        assert explain(masked_l1, **inputs) == answer
     assert ran == [], "explain computes nothing"
 
 
@@ -151,7 +216,7 @@ def test_transforms_take_the_reference(inputs):
 
     torch.func.grad(loss)(*values)
     reason = "torch.func transforms run on the reference backend only"
-    assert answers == [{"native": reason, "reference": "used"}]
+    assert answers == [{"native": reason, "triton": reason, "reference": "used"}]
     with use_backend("native"), pytest.raises(BackendError, match=f"asked for, but {reason}"):
         torch.func.grad(masked_l1)(*values)
     with use_backend("reference"):

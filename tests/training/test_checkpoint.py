@@ -92,3 +92,16 @@ def test_states_hold_no_code(checkpoints):
     checkpoints.save(8, {"v": Sneaky(0.0)})
     with pytest.raises(UserError, match="damaged"):
         checkpoints.load_latest({"v": Value(0.0)})
+
+
+def test_a_whole_file_is_readable_as_files_here_are(tmp_path):
+    """Also where the writer makes a private file of its own, as safetensors does."""
+    ordinary, ours = tmp_path / "ordinary", tmp_path / "ours"
+    ordinary.touch()
+
+    def write(path):
+        path.unlink()
+        path.touch(mode=0o600)
+
+    write_whole(ours, write)
+    assert ours.stat().st_mode == ordinary.stat().st_mode

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from rwm_fast.ops import _check, _dispatch
-from rwm_fast.ops.bias_act import autograd as _autograd  # noqa: F401  registers the operator
+from rwm_fast.ops.bias_act import autograd as _autograd
 from rwm_fast.ops.bias_act import reference
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 ACTIVATIONS = ("linear", "lrelu")
 
 
@@ -67,7 +66,7 @@ def bias_act(
     settings = (activation, negative_slope, gain, clamp)
     if _dispatch.in_transform(op):
         return reference.bias_act(x, bias, *settings)
-    return torch.ops.rwm_fast.bias_act(x, bias, *settings)
+    return _autograd.bias_act(x, bias, *settings)
 
 
 def check_bias(op: str, bias: Tensor | None, x: Tensor, channels: int) -> None:

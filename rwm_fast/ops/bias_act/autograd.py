@@ -7,7 +7,6 @@ almost everywhere.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from rwm_fast.ops import _dispatch, _layout
@@ -40,7 +39,7 @@ def _save_forward(ctx, inputs, output) -> None:
 def _forward_derivative(ctx, dy: Tensor):
     (y,) = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:2])
-    dx, dbias = torch.ops.rwm_fast.bias_act_backward(dy, y, *ctx.settings, needs)
+    dx, dbias = bias_act_backward(dy, y, *ctx.settings, needs)
     return (
         dx if needs[0] else None,
         dbias.to(ctx.bias_dtype) if needs[1] else None,
@@ -48,7 +47,7 @@ def _forward_derivative(ctx, dy: Tensor):
     )
 
 
-register(
+bias_act = register(
     "bias_act(Tensor x, Tensor? bias, str activation, float slope, float gain, float? clamp)"
     " -> Tensor",
     _forward,
@@ -87,12 +86,12 @@ def _backward_derivative(ctx, u: Tensor | None, v: Tensor | None):
         cotangent = v.expand(ctx.shape) if cotangent is None else cotangent + v
     if cotangent is None:
         return (None,) * 7
-    op = torch.ops.rwm_fast.bias_act_backward
+    op = bias_act_backward
     d_dy, _ = op(cotangent, y, *ctx.settings, [True, False])
     return d_dy, *[None] * 6
 
 
-register(
+bias_act_backward = register(
     "bias_act_backward(Tensor dy, Tensor? y, str activation, float slope, float gain,"
     " float? clamp, bool[] needs) -> (Tensor dx, Tensor dbias)",
     _backward,

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _check, _dispatch
-from rwm_fast.ops.crop_patches import autograd as _autograd  # noqa: F401  registers the operators
+from rwm_fast.ops.crop_patches import autograd as _autograd
 from rwm_fast.ops.crop_patches import reference
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 
 
 def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
@@ -54,7 +54,7 @@ def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     _validate(image, boxes, size)
     if _dispatch.in_transform("crop_patches"):
         return reference.crop_patches(image, boxes, size)
-    return torch.ops.rwm_fast.crop_patches(image, boxes, size)
+    return _autograd.crop_patches(image, boxes, size)
 
 
 def _validate(image: Tensor, boxes: Tensor, size: int) -> None:

@@ -6,7 +6,6 @@ A: two operators give every order.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from rwm_fast.ops import _dispatch
@@ -30,11 +29,11 @@ def _save_forward(ctx, inputs, output) -> None:
 
 def _forward_derivative(ctx, dpatches: Tensor):
     (boxes,) = ctx.saved_tensors
-    dimage = torch.ops.rwm_fast.crop_patches_adjoint(dpatches, boxes, ctx.height, ctx.width)
+    dimage = crop_patches_adjoint(dpatches, boxes, ctx.height, ctx.width)
     return dimage, None, None
 
 
-register(
+crop_patches = register(
     "crop_patches(Tensor image, Tensor boxes, SymInt size) -> Tensor",
     _forward,
     empty_patches,
@@ -57,10 +56,10 @@ def _save_adjoint(ctx, inputs, output) -> None:
 
 def _adjoint_derivative(ctx, d_dimage: Tensor):
     (boxes,) = ctx.saved_tensors
-    return torch.ops.rwm_fast.crop_patches(d_dimage, boxes, ctx.size), None, None, None
+    return crop_patches(d_dimage, boxes, ctx.size), None, None, None
 
 
-register(
+crop_patches_adjoint = register(
     "crop_patches_adjoint(Tensor dpatches, Tensor boxes, SymInt height, SymInt width) -> Tensor",
     _adjoint,
     lambda dpatches, boxes, height, width: empty_image(dpatches, height, width),

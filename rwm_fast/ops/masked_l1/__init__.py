@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _check, _dispatch
-from rwm_fast.ops.masked_l1 import autograd as _autograd  # noqa: F401  registers the operator
+from rwm_fast.ops.masked_l1 import autograd as _autograd
 from rwm_fast.ops.masked_l1 import reference
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 
 
 def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> 
         return reference.masked_l1(hybrid, inside, outside, mask)
     tensors = (hybrid, inside, outside, mask)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return torch.ops.rwm_fast.masked_l1(*tensors, save)[0]
+    return _autograd.masked_l1(*tensors, save)[0]
 
 
 def _validate(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> None:

@@ -45,13 +45,13 @@ def _forward_derivative(ctx, dloss: Tensor | None, _dsigns):
     needs = ctx.needs_input_grad
     grads = [None, None, None]
     if any(needs[:3]):
-        out = torch.ops.rwm_fast.masked_l1_backward(dloss, signs, m, ctx.dtype, list(needs[:3]))
+        out = masked_l1_backward(dloss, signs, m, ctx.dtype, list(needs[:3]))
         grads = [grad if need else None for grad, need in zip(out, needs[:3], strict=True)]
-    dm = torch.ops.rwm_fast.masked_l1_mask_backward(dloss, *images, m) if needs[3] else None
+    dm = masked_l1_mask_backward(dloss, *images, m) if needs[3] else None
     return *grads, dm, None
 
 
-register(
+masked_l1 = register(
     "masked_l1(Tensor hybrid, Tensor inside, Tensor outside, Tensor mask, bool save)"
     " -> (Tensor loss, Tensor signs)",
     _forward,
@@ -97,7 +97,7 @@ def _backward_derivative(ctx, u_h: Tensor | None, u_g: Tensor | None, u_a: Tenso
     return d_dloss, None, d_m.to(m.dtype), None, None
 
 
-register(
+masked_l1_backward = register(
     "masked_l1_backward(Tensor dloss, Tensor signs, Tensor mask, ScalarType dtype, bool[] needs)"
     " -> (Tensor dhybrid, Tensor dinside, Tensor doutside)",
     _backward,
@@ -133,7 +133,7 @@ def _mask_backward_derivative(ctx, u: Tensor):
     return d_dloss, (dp - dq).to(dtype), -dp.to(dtype), dq.to(dtype), None
 
 
-register(
+masked_l1_mask_backward = register(
     "masked_l1_mask_backward(Tensor dloss, Tensor hybrid, Tensor inside, Tensor outside,"
     " Tensor mask) -> Tensor",
     _mask_backward,

@@ -12,12 +12,13 @@ from torch import Tensor
 from rwm_fast.ops import _check, _dispatch
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops.bias_act import check_activation, check_bias
-from rwm_fast.ops.modulated_conv2d import autograd as _autograd  # noqa: F401  registers it
+from rwm_fast.ops.modulated_conv2d import autograd as _autograd
 from rwm_fast.ops.modulated_conv2d import reference
+from rwm_fast.ops.modulated_conv2d._choice import prefer  # noqa: F401  asked by _dispatch
 from rwm_fast.ops.modulated_conv2d._geometry import Settings, plan, sizes
 from rwm_fast.ops.upfirdn2d import check_filter, parse_padding
 
-BACKENDS = ("reference",)
+BACKENDS = ("native", "triton", "reference")
 OP = "modulated_conv2d"
 
 
@@ -141,7 +142,7 @@ def modulated_conv2d(
     )
     if _dispatch.in_transform(OP):
         return reference.modulated_conv2d(*tensors, settings)
-    return torch.ops.rwm_fast.modulated_conv2d(*tensors, *settings)
+    return _autograd.modulated_conv2d(*tensors, *settings)
 
 
 def _check_tensors(

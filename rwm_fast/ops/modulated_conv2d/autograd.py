@@ -49,14 +49,12 @@ def _save_forward(ctx, inputs, output) -> None:
 
 def _forward_derivative(ctx, dy: Tensor):
     needs = list(ctx.needs_input_grad[:INPUTS])
-    grads = torch.ops.rwm_fast.modulated_conv2d_backward(
-        dy, *ctx.saved_tensors, *ctx.settings, needs
-    )
+    grads = modulated_conv2d_backward(dy, *ctx.saved_tensors, *ctx.settings, needs)
     grads = [g if need else None for g, need in zip(grads, needs, strict=True)]
     return *grads, None, *[None] * len(ctx.settings)
 
 
-register(
+modulated_conv2d = register(
     f"modulated_conv2d({_TENSORS}, {_SETTINGS}) -> Tensor",
     _forward,
     _forward_fake,
@@ -124,7 +122,7 @@ def _without_autocast(device: str) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
-register(
+modulated_conv2d_backward = register(
     f"modulated_conv2d_backward(Tensor dy, Tensor y, {_TENSORS}, {_SETTINGS}, bool[] needs) -> "
     "(Tensor dx, Tensor dweight, Tensor dstyles, Tensor dregions_in, Tensor dregions_out,"
     " Tensor dnoise, Tensor dnoise_strength, Tensor dbias)",

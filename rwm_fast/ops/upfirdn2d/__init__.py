@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _check, _dispatch
-from rwm_fast.ops.upfirdn2d import autograd as _autograd  # noqa: F401  registers the operator
+from rwm_fast.ops.upfirdn2d import autograd as _autograd
 from rwm_fast.ops.upfirdn2d import reference
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 
 
 def upfirdn2d(
@@ -77,7 +77,7 @@ def upfirdn2d(
     _check.require(size[0] > 0 and size[1] > 0, op, rule, x)
     if _dispatch.in_transform(op):
         return reference.upfirdn2d(x, filter, up, down, padding, flip_filter, gain)
-    return torch.ops.rwm_fast.upfirdn2d(x, filter, up, down, padding, flip_filter, gain)
+    return _autograd.upfirdn2d(x, filter, up, down, padding, flip_filter, gain)
 
 
 def check_filter(op: str, name: str, filter: Tensor | None, x: Tensor) -> None:

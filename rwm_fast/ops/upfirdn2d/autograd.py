@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from rwm_fast.ops import _dispatch, _layout
@@ -59,13 +58,11 @@ def _forward_derivative(ctx, dy: Tensor):
     (filter,) = ctx.saved_tensors
     dx = None
     if ctx.needs_input_grad[0]:
-        dx = torch.ops.rwm_fast.upfirdn2d(
-            dy, filter, ctx.down, ctx.up, ctx.padding, ctx.flip_filter, ctx.gain
-        )
+        dx = upfirdn2d(dy, filter, ctx.down, ctx.up, ctx.padding, ctx.flip_filter, ctx.gain)
     return dx, None, None, None, None, None, None
 
 
-register(
+upfirdn2d = register(
     "upfirdn2d(Tensor x, Tensor? filter, int[] up, int[] down, SymInt[] padding,"
     " bool flip_filter, float gain) -> Tensor",
     _forward,

@@ -1,0 +1,72 @@
+"""Convolution, bias and activation without a style: the fused layer where that is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rwm_fast.ops import _dispatch
+from rwm_fast.ops._check import accumulator
+from rwm_fast.ops.bias_act import bias_act
+from rwm_fast.ops.modulated_conv2d import OP, modulated_conv2d
+from rwm_fast.ops.modulated_conv2d._geometry import Settings
+from rwm_fast.ops.upfirdn2d import upfirdn2d
+
+
+def conv2d_bias_act(
+    x: Tensor,  # [N, I, H, W]
+    weight: Tensor,  # [O, I, k, k]
+    bias: Tensor | None,  # [O]
+    *,
+    weight_gain: float,
+    borders: Sequence[int],
+    down: int = 1,
+    resample_filter: Tensor | None = None,
+    activation: str = "linear",
+    gain: float = 1.0,
+) -> Tensor:
+    r"""y = act(weight_gain·W ∗ x + bias)·gain, halved by `down=2`; weights and bias in any dtype.
+
+    `borders` zeros are added before and after on both axes. `down=2` filters first if there is a
+    `resample_filter`. The modulated layer with the style `weight_gain` everywhere computes the same
+    in one kernel; it runs where a backend's `recommends_plain` says so, else torch's convolution.
+    """
+    if _fused_is_faster(x, weight, borders, down, resample_filter):
+        style = x.new_full((1, x.shape[1]), weight_gain, dtype=accumulator(x.dtype))
+        return modulated_conv2d(
+            x, weight, style.expand(len(x), -1), down=down, padding=1,
+            resample_filter=resample_filter, demodulate=False, bias=bias, activation=activation,
+            gain=gain,
+        )  # fmt: skip
+    before, after = borders
+    padding, stride = [before, after, before, after], down
+    if resample_filter is not None:
+        # a 1×1 convolution commutes with the halving: filter only the pixels that are kept
+        early = down if weight.shape[-1] == 1 else 1
+        x = upfirdn2d(x, resample_filter, down=early, padding=padding)
+        padding, stride = [0, 0, 0, 0], down // early
+    w = (weight * weight_gain).to(x.dtype)
+    if activation == "linear" and gain == 1:
+        bias = None if bias is None else bias.to(x.dtype)
+        return F.conv2d(x, w, bias, stride=stride, padding=padding[0])
+    y = F.conv2d(x, w, stride=stride, padding=padding[0])
+    return bias_act(y, bias, activation=activation, gain=gain)
+
+
+def _fused_is_faster(
+    x: Tensor, weight: Tensor, borders: Sequence[int], down: int, filter: Tensor | None
+) -> bool:
+    """Whether the modulated layer computes the same convolution, and its backend recommends it."""
+    if torch.compiler.is_compiling() or tuple(weight.shape[2:]) != (3, 3):
+        return False
+    extra = 0 if filter is None else len(filter) - 2
+    same = tuple(borders) == (1 + (extra + 1) // 2, 1 + extra // 2)
+    if not same or (down > 1) != (filter is not None):
+        return False
+    settings = Settings(1, down, (1, 1, 1, 1), False, True, "linear", 0.2, 1.0, None, 1e-8)
+    backend = _dispatch.choose(OP, (x, weight), settings=settings)
+    recommends = getattr(backend, "recommends_plain", None)
+    return recommends is not None and recommends(x, weight, filter, settings)

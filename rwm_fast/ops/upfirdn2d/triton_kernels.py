@@ -1,0 +1,162 @@
+"""upfirdn2d in Triton: images [M, H, W, C]; a planar tensor is one with M = N·C and C = 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rwm_fast.ops import _check, _layout, _triton
+from rwm_fast.ops._cuda import dense
+from rwm_fast.ops.upfirdn2d.reference import filter_size, output_size
+
+OP = "upfirdn2d"
+_TILE = 2048  # elements of the result that a program computes
+_CHANNELS = 32  # most of them in a tile: a larger area of pixels has less of an edge to read twice
+_UNROLLED = 8  # most taps along x for which the loop is unrolled
+
+# ---- kernels
+
+
+@triton.jit
+def tap_(taps, at, FLIP: tl.constexpr, COUNT: tl.constexpr):
+    """The filter's tap `at`, counted backwards for a convolution; 0 where there is none."""
+    index = at if FLIP else COUNT - 1 - at
+    return tl.load(taps + index, mask=(at >= 0) & (at < COUNT), other=0).to(tl.float32)
+
+
+@triton.jit
+def first_(at, lift, UP: tl.constexpr):
+    """⌈at / UP⌉, the first sample that a filter at `at` meets; `lift` keeps dividends positive."""
+    return (at + lift * UP + UP - 1) // UP - lift
+
+
+@triton.jit
+def column_(x, taps, weight, start, meets, column, tap, width, channels, channel, there,
+            FW: tl.constexpr, FLIP: tl.constexpr):  # fmt: skip
+    """weight · (one tap along x) · (the samples that it meets): [pixels, channels]."""
+    if taps is not None:
+        weight = weight * tap_(taps, tap, FLIP, FW)
+    # Where a tap meets no sample nothing is read: no 0·NaN.
+    meets = meets & (column >= 0) & (column < width) & (tap < FW)
+    at = start + column.to(tl.int64) * channels
+    value = tl.load(x + at[:, None] + channel, mask=meets[:, None] & there, other=0)
+    return weight[:, None] * value.to(tl.float32)
+
+
+@triton.jit
+def filter_kernel(x, taps, y, rows, height, width, out_height, out_width, channels, pad_x, pad_y,
+                  lift_x, lift_y, gain, UP_X: tl.constexpr, UP_Y: tl.constexpr,
+                  DOWN_X: tl.constexpr, DOWN_Y: tl.constexpr, FW: tl.constexpr, FH: tl.constexpr,
+                  FLIP: tl.constexpr, OUTER: tl.constexpr, UNROLL: tl.constexpr,
+                  BH: tl.constexpr, BW: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+    """out[o] = Σ_j f[j]·upsampled[o·down + j − pad], upsampled[i·up] = in[i], along both axes.
+
+    taps: [FH, FW], or [FW] for its outer product with itself (OUTER), or None for one tap of 1. A
+    tile is BH of the `rows` of all images, one below the other, BW columns and BC channels.
+    """
+    program, across, columns = tl.program_id(0), tl.cdiv(channels, BC), tl.cdiv(out_width, BW)
+    channel = ((program % across) * BC + tl.arange(0, BC))[None, :]
+    there = channel < channels
+    pixel = tl.arange(0, BH * BW)
+    out_column = (program // across % columns) * BW + pixel % BW
+    # One 64-bit division a tile; the lanes divide in 32 bits.
+    top = (program // across // columns).to(tl.int64) * BH
+    image = top // out_height
+    local = (top - image * out_height).to(tl.int32) + pixel // BW
+    image, out_row = image + local // out_height, local % out_height
+    out_at = ((top + pixel // BW) * out_width + out_column) * channels
+    inside = (top + pixel // BW < rows) & (out_column < out_width)
+
+    at_x, at_y = out_column * DOWN_X - pad_x, out_row * DOWN_Y - pad_y
+    left, above = first_(at_x, lift_x, UP_X), first_(at_y, lift_y, UP_Y)
+    tap_x, tap_y = left * UP_X - at_x, above * UP_Y - at_y
+    total = tl.zeros((BH * BW, BC), tl.float32)
+    for s in range(0, (FH + UP_Y - 1) // UP_Y):
+        row, tap = above + s, tap_y + s * UP_Y
+        meets = inside & (row >= 0) & (row < height) & (tap < FH)
+        start = (image * height + row) * width * channels
+        line, weight = taps, tl.full((BH * BW,), gain, tl.float32)
+        if OUTER:
+            weight = weight * tap_(taps, tap, FLIP, FH)
+        elif taps is not None:
+            line = taps + tl.where(tap < FH, tap if FLIP else FH - 1 - tap, 0) * FW
+        if UNROLL:
+            for t in tl.static_range((FW + UP_X - 1) // UP_X):
+                total += column_(x, line, weight, start, meets, left + t, tap_x + t * UP_X, width,
+                                 channels, channel, there, FW, FLIP)  # fmt: skip
+        else:
+            for t in range(0, (FW + UP_X - 1) // UP_X):
+                total += column_(x, line, weight, start, meets, left + t, tap_x + t * UP_X, width,
+                                 channels, channel, there, FW, FLIP)  # fmt: skip
+    at = out_at[:, None] + channel
+    tl.store(y + at, total.to(y.dtype.element_ty), mask=inside[:, None] & there)
+
+
+# ---- the backend
+
+
+def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
+    """Any layout, factor and filter, for images in half precision or float32."""
+    return _triton.supports(tensors[:1])  # the filter may have any dtype
+
+
+def _tiles(rows: int, width: int, channels: int) -> tuple[int, dict[str, int]]:
+    """Number of programs, and the output rows, columns and channels of each."""
+    block = _triton.pow2(channels, _CHANNELS)
+    pixels = _TILE // block
+    wide = _triton.pow2(width, max(8, pixels // 16))
+    high = _triton.pow2(rows, pixels // wide)
+    programs = _triton.cdiv(rows, high) * _triton.cdiv(width, wide) * _triton.cdiv(channels, block)
+    return programs, {"BH": high, "BW": wide, "BC": block}
+
+
+def forward(
+    x: Tensor,  # [N, C, H, W]
+    filter: Tensor | None,  # [fw] or [fh, fw]
+    up: Sequence[int],  # x, y
+    down: Sequence[int],
+    padding: Sequence[int],  # x before, x after, y before, y after
+    flip_filter: bool,
+    gain: float,
+) -> Tensor:
+    """Upsample with zeros, pad or crop, filter, keep every down-th, in x's memory format."""
+    _check.floating(OP, "x", x)
+    _check.require(x.ndim == 4, OP, "x must be [N, C, H, W]", x)
+    size = output_size(*x.shape[2:], filter, up, down, padding)
+    rule = "the padded image must be at least as large as the filter"
+    _check.require(min(size) > 0 and min(*up, *down) > 0, OP, rule, x)
+    order = _layout.memory_format(x)
+    y = _layout.empty(x, (*x.shape[:2], *size))
+    x = dense(OP, "x", x, x.device, x.shape, _triton.DTYPES, order)
+    taps = filter
+    if taps is not None:
+        taps = dense(OP, "filter", filter, x.device, filter.shape, _check.FLOATS)
+    if y.numel():
+        n, c = x.shape[:2]
+        images, channels = (n, c) if order is torch.channels_last else (n * c, 1)
+        rows = images * size[0]
+        programs, tiles = _tiles(rows, size[1], channels)
+        fh, fw = filter_size(filter)
+        pads = padding[0], padding[2]
+        lifts = [_triton.cdiv(max(pad, 0), factor) for pad, factor in zip(pads, up, strict=True)]
+        _triton.launch(
+            filter_kernel,
+            programs,
+            x.device,
+            *(x, taps, y, rows, *x.shape[2:], *size, channels, *pads, *lifts, float(gain)),
+            UP_X=up[0],
+            UP_Y=up[1],
+            DOWN_X=down[0],
+            DOWN_Y=down[1],
+            FW=fw,
+            FH=fh,
+            FLIP=flip_filter,
+            OUTER=filter is not None and filter.ndim == 1,
+            UNROLL=_triton.cdiv(fw, up[0]) <= _UNROLLED,
+            **tiles,
+        )
+    return y

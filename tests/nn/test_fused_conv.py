@@ -1,0 +1,80 @@
+"""Plain 3×3 convolutions through the modulated layer's kernels, where that is faster."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rwm_fast import use_backend
+from rwm_fast.nn.layers import EqualConv2d
+from rwm_fast.ops import _extension
+from rwm_fast.ops.modulated_conv2d import plain
+
+EPS = torch.finfo(torch.float32).eps
+pytestmark = pytest.mark.skipif(
+    _extension.cpu() is None, reason=f"no C++ module: {_extension.why_not_cpu()}"
+)
+LAYERS = {
+    "lrelu": dict(activation="lrelu"),
+    "linear": dict(),
+    "no bias": dict(bias=False),
+    "halved": dict(down=2, resample_filter=(1, 3, 3, 1), activation="lrelu"),
+    "halved, two taps": dict(down=2, resample_filter=(1, 1), activation="lrelu"),
+    "gain": dict(activation="lrelu", activation_gain=1.0),
+}
+
+
+def first_and_second(layer, x):
+    """y, dx, the weights' gradients, and the gradients of |dx|²."""
+    x = x.clone().requires_grad_()
+    parameters = list(layer.parameters())
+    y = layer(x)
+    dx, *dp = torch.autograd.grad(y.square().sum(), (x, *parameters), create_graph=True)
+    second = torch.autograd.grad(dx.square().sum(), layer.weight)
+    return [y.detach(), dx.detach(), *(d.detach() for d in dp), *second]
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("size", [(32, 32), (31, 37)], ids=str)
+def test_equals_the_definition(kind, size, monkeypatch):
+    torch.manual_seed(0)
+    layer, x = EqualConv2d(16, 24, 3, **LAYERS[kind]), torch.randn(8, 16, *size)
+    if layer.bias is not None:
+        torch.nn.init.normal_(layer.bias)
+    took = []
+    faster = plain._fused_is_faster
+    with monkeypatch.context() as patch:
+        patch.setattr(plain, "_fused_is_faster", lambda *a: took.append(faster(*a)) or took[-1])
+        ours = first_and_second(layer, x)
+    assert took == [True]
+    monkeypatch.setattr(plain, "_fused_is_faster", lambda *arguments: False)
+    torch_s = first_and_second(layer, x)
+    truth = first_and_second(layer.double(), x.double())
+    for a, b, t in zip(ours, torch_s, truth, strict=True):
+        largest = t.abs().max()
+        # Winograd's transforms cost a few more roundings than the definition: 16 eps, or as close
+        # as torch's own convolution comes
+        allowed = max(16 * EPS * largest, 2 * (b - t).abs().max())
+        assert (a - t).abs().max() <= allowed
+
+
+def test_other_layers_are_torch_s_convolution():
+    x = torch.randn(8, 16, 16, 16)
+    borders = lambda k: (k // 2, k // 2)
+    shapes = {1: (16, 16, 1, 1), 3: (16, 16, 3, 3)}
+    chosen = lambda t, k, b=None, down=1: plain._fused_is_faster(
+        t, torch.randn(shapes[k]), b or borders(k), down, None
+    )
+    assert chosen(x, 3)
+    assert not chosen(x, 1)
+    assert not chosen(x, 3, (0, 0))
+    assert not chosen(x, 3, down=2)
+    assert not chosen(x.half(), 3)
+    assert not chosen(x[:1, :, :2, :2], 3)  # too few tiles to earn back the weights' transform
+    with use_backend("reference"):
+        assert not chosen(x, 3)
+
+
+def test_reflected_borders_are_kept():
+    layer, x = EqualConv2d(16, 16, 3, padding="reflect"), torch.randn(2, 16, 16, 16)
+    expected = F.conv2d(F.pad(x, [1] * 4, mode="reflect"), layer.weight * layer.gain, layer.bias)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
