@@ -135,3 +135,23 @@ def down_borders(taps: int, down: int, padding: int) -> list[int]:
     """Of the blur before a convolution with a stride."""
     before, after = padding + (taps - down + 1) // 2, padding + (taps - down) // 2
     return [before, after, before, after]
+
+
+def conv2d_bias_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    weight_gain: float,
+    borders: tuple[int, int],
+    down: int = 1,
+    resample_filter: Tensor | None = None,
+    activation: str = "linear",
+    gain: float = 1.0,
+) -> Tensor:
+    """Blur, convolution with a stride, bias and activation, each a call of its own."""
+    before, after = borders
+    if resample_filter is not None:
+        x, before = upfirdn2d(x, resample_filter, padding=[before, after, before, after]), 0
+    y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=before)
+    return bias_act(y, bias, activation=activation, gain=gain)

@@ -136,3 +136,25 @@ def _convolve(x, weight, up, down, padding, filter, flip_weight):
         x = upfirdn2d(x, filter, padding=down_borders(len(filter), down, padding))
         padding = 0
     return F.conv2d(x, weight, stride=down, padding=padding)
+
+
+def conv2d_bias_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    weight_gain: float,
+    borders: tuple[int, int],
+    down: int = 1,
+    resample_filter: Tensor | None = None,
+    activation: str = "linear",
+    gain: float = 1.0,
+) -> Tensor:
+    """An encoder's or discriminator's layer; the filter is depthwise."""
+    before, after = borders
+    if resample_filter is not None:
+        early = down if weight.shape[-1] == 1 else 1
+        x = upfirdn2d(x, resample_filter, down=early, padding=[before, after, before, after])
+        before, down = 0, down // early
+    y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=before)
+    return bias_act(y, bias, activation=activation, gain=gain)
