@@ -334,11 +334,11 @@ def rows() -> list[Row]:
     for dtype in ("float32", "bfloat16"):
         training = dict(dtype=dtype, title="training step")
         found += [
-            TrainingRow("demo", 4, **training),
+            TrainingRow("demo", 4, full=True, **training),
             TrainingRow("small-128", 2, full=True, least_rounds=3, **training),
             TrainingRow("paper-256", 2, full=True, least_rounds=1, **training),
-            R1Row("demo", 4, dtype, columns=judges, title="R1 step"),
+            R1Row("demo", 4, dtype, True, columns=judges, title="R1 step"),
             R1Row("small-128", 2, dtype, True, 3, judges, title="R1 step"),
-            EditRow("paper-256", 1, dtype, columns=eager, title="edit", least_rounds=3),
+            EditRow("paper-256", 1, dtype, full=True, columns=eager, title="edit", least_rounds=3),
         ]
     return found
