@@ -1,8 +1,9 @@
-"""How people write these operators today: eager PyTorch, operation by operation.
+"""Column (a): how people write these operators today, in eager PyTorch, operation by operation.
 
 Written from the formulas, with the habits of widely used StyleGAN2-type and Swapping Autoencoder
 code: a weight tensor an image and a grouped convolution, a blur with the channels folded into the
-batch, images expanded once a patch. Each function takes the arguments of ours.
+batch, images expanded once a patch, masks multiplied into images. Each function takes the arguments
+of ours; tests/harness shows that they compute the same.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def bias_act(
     gain: float = math.sqrt(2),
     clamp: float | None = None,
 ) -> Tensor:
-    y = x if bias is None else x + bias.view(1, -1, *[1] * (x.ndim - 2))
+    y = x if bias is None else x + bias.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
     y = (F.leaky_relu(y, negative_slope) if activation == "lrelu" else y) * gain
     return y if clamp is None else y.clamp(-clamp, clamp)
 
@@ -62,7 +63,8 @@ def upfirdn2d(
     y = x.reshape(n * c, 1, h, 1, w, 1)
     y = F.pad(y, [0, up - 1, 0, 0, 0, up - 1]).reshape(n * c, 1, h * up, w * up)
     y = F.conv2d(F.pad(y, padding), taps[None, None])  # one channel, N·C images
-    return y[:, :, ::down, ::down].reshape(n, c, *y[0, 0, ::down, ::down].shape)
+    y = y[:, :, ::down, ::down]
+    return y.reshape(n, c, *y.shape[2:])
 
 
 def modulated_conv2d(
@@ -80,37 +82,76 @@ def modulated_conv2d(
     noise_strength: Tensor | None = None,
     bias: Tensor | None = None,
     regions: Tensor | None = None,
+    eps: float = 1e-8,
     **activation: object,
 ) -> Tensor:
+    weight, styles = weight.to(x.dtype), styles.to(x.dtype)
     weight = weight if flip_weight else weight.flip((2, 3))
-    one_style = lambda s: _grouped(x, weight, s, up, down, padding, resample_filter, demodulate)
+    one_style = lambda s: _grouped(
+        x, weight, s, up, down, padding, resample_filter, demodulate, eps
+    )
     if regions is None:
         y = one_style(styles)
     else:  # one convolution a style, then select
+        planes = regions.to(x.dtype).unbind(1)
+        results = map(one_style, styles.unbind(1))
         y = sum(
-            F.adaptive_avg_pool2d(region[:, None], (x.shape[2] * up, x.shape[3] * up))
-            * one_style(style)
-            for region, style in zip(regions.unbind(1), styles.unbind(1), strict=True)
+            F.adaptive_avg_pool2d(plane[:, None], result.shape[2:]) * result
+            for plane, result in zip(planes, results, strict=True)
         )
     if noise is not None:
-        y = y + (noise if noise_strength is None else noise * noise_strength)
-    settings = {"activation": "linear", "gain": 1.0} | activation
-    return bias_act(y, bias, **settings)
+        noise = noise.to(x.dtype)
+        y = y + (noise if noise_strength is None else noise * noise_strength.to(x.dtype))
+    return bias_act(y, bias, **{"activation": "linear", "gain": 1.0} | activation)
 
 
-def _grouped(x, weight, style, up, down, padding, filter, demodulate):  # style [N, I]
+def _grouped(x, weight, style, up, down, padding, filter, demodulate, eps):  # style [N, I]
     n, i, h, w = x.shape
     o, _, k, _ = weight.shape
     weights = weight[None] * style[:, None, :, None, None]  # [N, O, I, k, k]
     if demodulate:
-        weights = weights * torch.rsqrt(weights.square().sum((2, 3, 4), keepdim=True) + 1e-8)
+        weights = weights * torch.rsqrt(weights.square().sum((2, 3, 4), keepdim=True) + eps)
     groups = x.reshape(1, n * i, h, w)
-    if up > 1:  # a 3×3 transposed convolution, then the blur
+    if up > 1:  # a transposed convolution, then the blur
         weights = weights.transpose(1, 2).flip((3, 4)).reshape(n * i, o, k, k)
-        y = F.conv_transpose2d(groups, weights, stride=up, groups=n).view(n, o, up * h + 1, -1)
-        return upfirdn2d(y, filter, padding=1, gain=up**2)
+        y = F.conv_transpose2d(groups, weights, stride=up, groups=n)
+        y = y.view(n, o, *y.shape[2:])
+        return upfirdn2d(y, filter, padding=up_borders(len(filter), k, up, padding), gain=up**2)
     if down > 1:  # the blur, then a convolution with a stride
-        groups = upfirdn2d(x, filter, padding=2).reshape(1, n * i, h + 1, w + 1)
-        padding = 0
+        groups = upfirdn2d(x, filter, padding=down_borders(len(filter), down, padding))
+        groups, padding = groups.reshape(1, n * i, *groups.shape[2:]), 0
     y = F.conv2d(groups, weights.reshape(n * o, i, k, k), stride=down, padding=padding, groups=n)
     return y.view(n, o, *y.shape[2:])
+
+
+def up_borders(taps: int, kernel: int, up: int, padding: int) -> list[int]:
+    """Of the blur behind a transposed convolution, which answers as if padded by kernel − 1."""
+    before = padding + (taps + up - 1) // 2 - (kernel - 1)
+    after = padding + (taps - up) // 2 - (kernel - up)
+    return [before, after, before, after]
+
+
+def down_borders(taps: int, down: int, padding: int) -> list[int]:
+    """Of the blur before a convolution with a stride."""
+    before, after = padding + (taps - down + 1) // 2, padding + (taps - down) // 2
+    return [before, after, before, after]
+
+
+def conv2d_bias_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    weight_gain: float,
+    borders: tuple[int, int],
+    down: int = 1,
+    resample_filter: Tensor | None = None,
+    activation: str = "linear",
+    gain: float = 1.0,
+) -> Tensor:
+    """Blur, convolution with a stride, bias and activation, each a call of its own."""
+    before, after = borders
+    if resample_filter is not None:
+        x, before = upfirdn2d(x, resample_filter, padding=[before, after, before, after]), 0
+    y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=before)
+    return bias_act(y, bias, activation=activation, gain=gain)

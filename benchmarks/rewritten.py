@@ -1,0 +1,160 @@
+"""Column (b): the best eager PyTorch we know for each operator; column (c) compiles it.
+
+Shared weights with scales before and after one dense convolution, channels_last, a depthwise FIR,
+one tall sampling grid an image for crops, additions and gains folded into as few passes as eager
+code needs. Plain torch, differentiated by torch: nothing of rwm_fast is used. In float64 these
+functions are the truth that every column is checked against.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.published import down_borders, up_borders
+
+
+def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
+    """For masks in [0, 1]."""
+    return torch.lerp((hybrid - outside).abs(), (hybrid - inside).abs(), mask).mean()
+
+
+def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
+    boxes = boxes.to(image.dtype)[:, :, None, None]  # [N, P, 1, 1, 4]
+    u = (2 * torch.arange(size, dtype=image.dtype) + 1) / size - 1  # [S]
+    x = boxes[..., 0] + boxes[..., 2] * u  # [N, P, 1, S]
+    y = boxes[..., 1] + boxes[..., 3] * u[:, None]  # [N, P, S, 1]
+    grid = torch.stack(torch.broadcast_tensors(x, y), -1).flatten(1, 2)  # [N, P·S, S, 2]
+    tall = F.grid_sample(image, grid, align_corners=False)  # [N, C, P·S, S]
+    return tall.unflatten(2, (boxes.shape[1], size)).transpose(1, 2)  # [N, P, C, S, S]
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "lrelu",
+    negative_slope: float = 0.2,
+    gain: float = math.sqrt(2),
+    clamp: float | None = None,
+) -> Tensor:
+    """act(x + b)·g = act(g·x + g·b): the gain rides on the addition, the activation is in place."""
+    if bias is None:
+        y = x * gain
+    else:
+        bias = (bias * gain).to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
+        y = torch.add(bias, x, alpha=gain)
+    y = F.leaky_relu_(y, negative_slope) if activation == "lrelu" else y
+    return y if clamp is None else y.clamp(-clamp, clamp)
+
+
+def upfirdn2d(
+    x: Tensor,
+    filter: Tensor,
+    *,
+    up: int = 1,
+    down: int = 1,
+    padding: int | list[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """One depthwise convolution; for `up` a transposed one, so that no zero is multiplied."""
+    c, k = x.shape[1], len(filter)
+    padding = [padding] * 4 if isinstance(padding, int) else list(padding)
+    padding = padding if len(padding) == 4 else [padding[0]] * 2 + [padding[1]] * 2
+    taps = filter if filter.ndim == 2 else filter[:, None] * filter
+    taps = (taps if flip_filter else taps.flip((0, 1))).to(x.dtype) * gain
+    if up == 1:
+        x = F.pad(x, padding) if any(padding) else x
+        return F.conv2d(x, taps.expand(c, 1, k, k), stride=down, groups=c)
+    y = F.conv_transpose2d(x, taps.flip((0, 1)).expand(c, 1, k, k), stride=up, groups=c)
+    rest = [p - q for p, q in zip(padding, (k - 1, k - up, k - 1, k - up), strict=True)]
+    y = F.pad(y, rest) if any(rest) else y
+    return y[:, :, ::down, ::down] if down > 1 else y
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int = 0,
+    resample_filter: Tensor | None = None,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+    *,
+    noise_strength: Tensor | None = None,
+    bias: Tensor | None = None,
+    regions: Tensor | None = None,
+    eps: float = 1e-8,
+    activation: str = "linear",
+    negative_slope: float = 0.2,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """act(d·conv(W, s·x) + …)·g with the gain folded into the small factors."""
+    q = weight.square().sum((2, 3)).t()  # [I, O]
+    demod = (styles.square() @ q + eps).rsqrt() if demodulate else None  # [N, (K,) O]
+    weight = weight.to(x.dtype)
+    scale = _map(styles.to(x.dtype), regions, x.shape[2:])
+    y = _convolve(x * scale, weight, up, down, padding, resample_filter, flip_weight)
+    shift = None if bias is None else (bias * gain).to(x.dtype).view(1, -1, 1, 1)
+    if demod is None:
+        y = y * gain if shift is None else torch.add(shift, y, alpha=gain)
+    else:
+        after = _map((demod * gain).to(x.dtype), regions, y.shape[2:])
+        y = y * after if shift is None else torch.addcmul(shift, y, after)
+    if noise is not None:
+        strength = gain if noise_strength is None else gain * noise_strength
+        y = y.add_((noise * strength).to(x.dtype))
+    y = F.leaky_relu_(y, negative_slope) if activation == "lrelu" else y
+    return y if clamp is None else y.clamp(-clamp, clamp)
+
+
+def _map(vectors: Tensor, regions: Tensor | None, size: tuple[int, int]) -> Tensor:
+    """Per image [N, C, 1, 1]; with regions the sum Σ_k r_k(p)·v_k, [N, C, H, W]."""
+    if regions is None:
+        return vectors[:, :, None, None]
+    planes = F.adaptive_avg_pool2d(regions.to(vectors.dtype), size)
+    return torch.einsum("nkhw,nkc->nhwc", planes, vectors).permute(0, 3, 1, 2)  # channels_last
+
+
+def _convolve(x, weight, up, down, padding, filter, flip_weight):
+    kernel = weight.shape[-1]
+    if up > 1:
+        weight = weight.flip((2, 3)) if flip_weight else weight
+        y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=up)
+        borders = up_borders(len(filter), kernel, up, padding)
+        return upfirdn2d(y, filter, padding=borders, gain=up**2)
+    weight = weight if flip_weight else weight.flip((2, 3))
+    if down > 1:
+        x = upfirdn2d(x, filter, padding=down_borders(len(filter), down, padding))
+        padding = 0
+    return F.conv2d(x, weight, stride=down, padding=padding)
+
+
+def conv2d_bias_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    weight_gain: float,
+    borders: tuple[int, int],
+    down: int = 1,
+    resample_filter: Tensor | None = None,
+    activation: str = "linear",
+    gain: float = 1.0,
+) -> Tensor:
+    """An encoder's or discriminator's layer; the filter is depthwise."""
+    before, after = borders
+    if resample_filter is not None:
+        early = down if weight.shape[-1] == 1 else 1
+        x = upfirdn2d(x, resample_filter, down=early, padding=[before, after, before, after])
+        before, down = 0, down // early
+    y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=before)
+    return bias_act(y, bias, activation=activation, gain=gain)
