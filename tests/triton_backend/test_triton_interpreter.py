@@ -102,6 +102,32 @@ def test_bfloat16_within_two_units(guarded, op, case):
         assert error <= bound + units
 
 
+# Sizes that only large tensors reach: several pieces of every sum, tiles that end inside an image.
+SPLITS = [
+    ("masked_l1", "odd", {"_MAX_PROGRAMS": 3, "_BLOCK": 64}),
+    ("masked_l1", "odd", {"_BLOCK": 16}),
+    ("bias_act", "odd", {"_LEAST": 1, "_SUM_ROWS": 2, "_SUM_CHANNELS": 4}),
+    ("bias_act", "odd", {"_LEAST": 1, "_TILE": 128}),
+    ("bias_act", "matrix_odd", {"_LEAST": 1, "_TILE": 128, "_PROGRAMS": 3}),
+    ("crop_patches", "many_channels", {"_SAMPLES": 16, "_PIXELS": 16, "_CHANNELS": 4}),
+    ("crop_patches", "flipped", {"_SAMPLES": 4, "_PIXELS": 8}),
+    ("upfirdn2d", "odd_up2", {"_TILE": {True: 64, False: 64}, "_CHANNELS": 8}),
+    ("upfirdn2d", "factors", {"_TILE": {True: 32, False: 16}}),
+    ("upfirdn2d", "blur", {"_UNROLLED": 0}),
+]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(("op", "name", "sizes"), SPLITS)
+def test_small_tiles(guarded, monkeypatch, op, name, sizes, layout):
+    module = _dispatch._module(op, "triton")
+    for constant, value in sizes.items():
+        assert hasattr(module, constant)
+        monkeypatch.setattr(module, constant, value)
+    case = next(case for case in cases(op) if case.name == name)
+    _compare(guarded, op, case, case.inputs(torch.float32, layout), compare.first_order, layout)
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_float64_is_refused(interpreter, op):
     inputs = cases(op)[0].inputs(torch.float64)
