@@ -28,7 +28,15 @@ SETTINGS = {
 # The interpreter takes seconds for these: in two settings, which have both dtypes and both layouts,
 # and in fewer and larger tiles.
 HEAVY = {
-    "crop_patches": ("official", "enlarged", "blocks", "many_patches", "many_channels", "reduced"),
+    "crop_patches": (
+        "official",
+        "enlarged",
+        "blocks",
+        "many_patches",
+        "many_channels",
+        "reduced",
+        "vectors",
+    ),
     "upfirdn2d": ("odd", "odd_up2", "odd_down2", "twelve_taps"),
 }
 FEW = ("fp32", "fp16_last")
