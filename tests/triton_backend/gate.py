@@ -221,7 +221,7 @@ def check_table(path, rows):
         _write(path, rows)
         return []
     stored = _stored(path)
-    if stored["triton"] != triton.__version__:
+    if stored["triton"] not in (None, triton.__version__):
         return None
     return [line for name, row in rows.items() for line in _drift(name, row, stored["rows"])]
 

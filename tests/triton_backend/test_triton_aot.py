@@ -97,13 +97,13 @@ OPS = {f.__name__: f for f in (masked_l1, crop_patches, bias_act, upfirdn2d)}
 @pytest.mark.parametrize(("dtype", "arch"), SETTINGS)
 @pytest.mark.parametrize("op", OPS)
 def test_kernels_pass_the_gate(op, dtype, arch):
-    """No spills, registers for four blocks on a multiprocessor, and code as it was last stored."""
+    """No spills, registers for twelve warps on a multiprocessor, and code as it was last stored."""
     rows = {}
     for layout in LAYOUTS:
         for name, call in OPS[op](DTYPES[dtype], layout):
             for launch in gate.record(call):
                 facts = gate.facts_of(launch, arch)
-                gate.check(facts, most_registers=128)
+                gate.check(facts, most_registers=168)
                 label = f"{op}.{name}.{facts.name} {dtype} {layout} sm_{arch}"
                 rows[label] = facts.row()
     drift = gate.check_table(TABLE, rows)

@@ -25,11 +25,27 @@ SETTINGS = {
     "fp16_sliced": (torch.float16, "sliced"),
     "fp16_last": (torch.float16, "channels_last"),
 }
+# The interpreter takes seconds for these: in two settings, which have both dtypes and both layouts,
+# and in fewer and larger tiles.
+HEAVY = {
+    "crop_patches": (
+        "official",
+        "enlarged",
+        "blocks",
+        "many_patches",
+        "many_channels",
+        "reduced",
+        "vectors",
+    ),
+    "upfirdn2d": ("odd", "odd_up2", "odd_down2", "twelve_taps"),
+}
+FEW = ("fp32", "fp16_last")
+LARGER = {"crop_patches": ("_PIXELS", 1024), "upfirdn2d": ("_TILE", {True: 8192, False: 4096})}
 ALL = [pytest.param(op, case, id=f"{op}-{case.name}") for op in OPS for case in cases(op)]
 # The interpreter cuts off where it stores bfloat16: up to a unit, where rounding loses half of one.
 BFLOAT16 = {
     "masked_l1": ("soft", "odd"),
-    "crop_patches": ("border", "many_channels"),
+    "crop_patches": ("border", "flipped"),
     "bias_act": ("clamp", "odd"),
     "upfirdn2d": ("up2", "odd_down2"),
 }
@@ -70,9 +86,18 @@ def _second_order(op, inputs, dy):
     return compare.second_order(op, inputs, dy, seconds)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize(("op", "case"), ALL)
-def test_equals_reference(guarded, op, case, setting):
+GRID = [
+    pytest.param(op, case, setting, id=f"{op}-{case.name}-{setting}")
+    for op in OPS
+    for case in cases(op)
+    for setting in (FEW if case.name in HEAVY.get(op, ()) else SETTINGS)
+]
+
+
+@pytest.mark.parametrize(("op", "case", "setting"), GRID)
+def test_equals_reference(guarded, monkeypatch, op, case, setting):
+    if case.name in HEAVY.get(op, ()):
+        monkeypatch.setattr(_dispatch._module(op, "triton"), *LARGER[op])
     dtype, layout = SETTINGS[setting]
     inputs = case.inputs(dtype, layout)
     output = _compare(guarded, op, case, inputs, compare.first_order, layout)
@@ -100,6 +125,31 @@ def test_bfloat16_within_two_units(guarded, op, case):
         units = 2 * torch.finfo(torch.bfloat16).eps * truth.abs().max().item()
         error, bound = compare.distance(ours, truth), compare.distance(plain, truth)
         assert error <= bound + units
+
+
+# Sizes that only large tensors reach: several pieces of every sum, tiles that end inside an image.
+SPLITS = [
+    ("masked_l1", "odd", {"_MAX_PROGRAMS": 3, "_BLOCK": 64}),
+    ("masked_l1", "odd", {"_BLOCK": 16}),
+    ("bias_act", "odd", {"_LEAST": 1, "_SUM_ROWS": 2, "_SUM_CHANNELS": 4}),
+    ("bias_act", "odd", {"_LEAST": 1, "_TILE": 128}),
+    ("bias_act", "matrix_odd", {"_LEAST": 1, "_TILE": 128, "_PROGRAMS": 3}),
+    ("crop_patches", "flipped", {"_SAMPLES": 8, "_PIXELS": 8}),
+    ("upfirdn2d", "vectors_up2", {"_TILE": {True: 256, False: 256}, "_CHANNELS": 8}),
+    ("upfirdn2d", "factors", {"_TILE": {True: 32, False: 16}}),
+    ("upfirdn2d", "blur", {"_UNROLLED": 0}),
+]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(("op", "name", "sizes"), SPLITS)
+def test_small_tiles(guarded, monkeypatch, op, name, sizes, layout):
+    module = _dispatch._module(op, "triton")
+    for constant, value in sizes.items():
+        assert hasattr(module, constant)
+        monkeypatch.setattr(module, constant, value)
+    case = next(case for case in cases(op) if case.name == name)
+    _compare(guarded, op, case, case.inputs(torch.float32, layout), compare.first_order, layout)
 
 
 @pytest.mark.parametrize("op", OPS)

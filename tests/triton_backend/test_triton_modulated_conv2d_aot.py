@@ -18,7 +18,7 @@ from rwm_fast.ops.modulated_conv2d.triton_launch import Epilogue, Geometry
 
 pytestmark = pytest.mark.triton_aot
 
-TABLE = Path(__file__).parent / "gates_modulated_conv2d.json"
+TABLE = Path(__file__).with_name("modulated_conv2d.json")
 KINDS = {
     "half": (torch.bfloat16, True),
     "tf32": (torch.float32, True),
@@ -162,6 +162,8 @@ def test_compiles(request, target, name, kind, row, call, settings):
         assert recorded.arguments["BO"] == tiles.outputs, f"not row {row!r}"
         _check_instructions(facts, recorded.arguments, kind, row)
     drift = gate.check_table(TABLE, {request.node.callspec.id: facts.row()})
+    if drift is None:
+        pytest.skip("the table is of another version of triton")
     assert not drift, "\n".join(drift)
 
 

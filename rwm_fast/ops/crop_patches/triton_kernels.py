@@ -20,7 +20,8 @@ from rwm_fast.ops.crop_patches.reference import empty_image, empty_patches
 
 OP = "crop_patches"
 _TILE = 512  # samples times channels of a program of the crop
-_PIXELS = 256  # of a program of the adjoint; 32 in a row, so that few patches reach a tile
+_SAMPLES = 128  # most samples of it: one a thread, for loads and stores alike
+_PIXELS = 128  # of a program of the adjoint; 32 in a row, so that few patches reach a tile
 _CHANNELS = 16  # most channels of a tile; fewer than a program has lanes for neighbouring samples
 
 # ---- kernels
@@ -207,7 +208,7 @@ def forward(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     if patches.numel():
         _, c, h, w = image.shape
         tile = {"BC": _triton.pow2(c, _CHANNELS) if order is torch.channels_last else 1}
-        tile["BK"] = _triton.pow2(size * size, _TILE // tile["BC"])
+        tile["BK"] = _triton.pow2(size * size, min(_SAMPLES, _TILE // tile["BC"]))
         programs = boxes.shape[0] * boxes.shape[1] * _triton.cdiv(size * size, tile["BK"])
         strides = (*_strides(order, c, h * w), *_strides(order, c, size * size))
         arguments = (image, boxes, patches, boxes.shape[1], c, h, w, size, *strides)

@@ -14,7 +14,7 @@ from rwm_fast.ops._cuda import dense
 from rwm_fast.ops.upfirdn2d.reference import filter_size, output_size
 
 OP = "upfirdn2d"
-_TILE = 2048  # elements of the result that a program computes
+_TILE = {True: 2048, False: 1024}  # elements of a program; many channels share an address
 _CHANNELS = 32  # most of them in a tile: a larger area of pixels has less of an edge to read twice
 _UNROLLED = 8  # most taps along x for which the loop is unrolled
 
@@ -22,10 +22,38 @@ _UNROLLED = 8  # most taps along x for which the loop is unrolled
 
 
 @triton.jit
-def tap_(taps, at, FLIP: tl.constexpr, COUNT: tl.constexpr):
-    """The filter's tap `at`, counted backwards for a convolution; 0 where there is none."""
-    index = at if FLIP else COUNT - 1 - at
-    return tl.load(taps + index, mask=(at >= 0) & (at < COUNT), other=0).to(tl.float32)
+def tap_(taps, phase, base, UP: tl.constexpr, FLIP: tl.constexpr, COUNT: tl.constexpr):
+    """Tap base + phase of a filter, counted backwards for a convolution; 0 where there is none.
+
+    Every thread loads the same UP taps and takes one: a gather would have to change its layout to
+    meet the samples, through shared memory.
+    """
+    value = tl.zeros(phase.shape, tl.float32)
+    for u in tl.static_range(UP):
+        at = base + u
+        index = at if FLIP else COUNT - 1 - at
+        one = tl.load(taps + index, mask=at < COUNT, other=0).to(tl.float32)
+        value = tl.where(phase == u, one, value)
+    return value
+
+
+@triton.jit
+def weight_(taps, phase_x, phase_y, s, t, UP_X: tl.constexpr, UP_Y: tl.constexpr,
+            FW: tl.constexpr, FH: tl.constexpr, FLIP: tl.constexpr,
+            OUTER: tl.constexpr):  # fmt: skip
+    """Of the s-th sample down and the t-th across that a filter meets, for each pixel."""
+    if taps is None:
+        return tl.full(phase_x.shape, 1.0, tl.float32)
+    elif OUTER:
+        return tap_(taps, phase_y, s * UP_Y, UP_Y, FLIP, FH) * tap_(
+            taps, phase_x, t * UP_X, UP_X, FLIP, FW
+        )
+    else:
+        i, j = phase_y + s * UP_Y, phase_x + t * UP_X
+        there = (i < FH) & (j < FW)
+        at = i * FW + j
+        at = at if FLIP else FH * FW - 1 - at
+        return tl.load(taps + at, mask=there, other=0).to(tl.float32)
 
 
 @triton.jit
@@ -35,14 +63,11 @@ def first_(at, lift, UP: tl.constexpr):
 
 
 @triton.jit
-def column_(x, taps, weight, start, meets, column, tap, width, channels, channel, there,
-            FW: tl.constexpr, FLIP: tl.constexpr):  # fmt: skip
-    """weight · (one tap along x) · (the samples that it meets): [pixels, channels]."""
-    if taps is not None:
-        weight = weight * tap_(taps, tap, FLIP, FW)
-    # Where a tap meets no sample nothing is read: no 0·NaN.
-    meets = meets & (column >= 0) & (column < width) & (tap < FW)
+def column_(x, weight, start, meets, column, width, channels, channel, there):
+    """weight · (the samples that one tap meets): [pixels, channels]."""
+    meets = meets & (column >= 0) & (column < width)
     at = start + column.to(tl.int64) * channels
+    # Where a tap meets no sample nothing is read: no 0·NaN.
     value = tl.load(x + at[:, None] + channel, mask=meets[:, None] & there, other=0)
     return weight[:, None] * value.to(tl.float32)
 
@@ -68,32 +93,29 @@ def filter_kernel(x, taps, y, rows, height, width, out_height, out_width, channe
     image = top // out_height
     local = (top - image * out_height).to(tl.int32) + pixel // BW
     image, out_row = image + local // out_height, local % out_height
-    out_at = ((top + pixel // BW) * out_width + out_column) * channels
     inside = (top + pixel // BW < rows) & (out_column < out_width)
 
     at_x, at_y = out_column * DOWN_X - pad_x, out_row * DOWN_Y - pad_y
     left, above = first_(at_x, lift_x, UP_X), first_(at_y, lift_y, UP_Y)
-    tap_x, tap_y = left * UP_X - at_x, above * UP_Y - at_y
+    phase_x, phase_y = left * UP_X - at_x, above * UP_Y - at_y
     total = tl.zeros((BH * BW, BC), tl.float32)
     for s in range(0, (FH + UP_Y - 1) // UP_Y):
-        row, tap = above + s, tap_y + s * UP_Y
-        meets = inside & (row >= 0) & (row < height) & (tap < FH)
+        row = above + s
+        meets = inside & (row >= 0) & (row < height) & (phase_y + s * UP_Y < FH)
         start = (image * height + row) * width * channels
-        line, weight = taps, tl.full((BH * BW,), gain, tl.float32)
-        if OUTER:
-            weight = weight * tap_(taps, tap, FLIP, FH)
-        elif taps is not None:
-            line = taps + tl.where(tap < FH, tap if FLIP else FH - 1 - tap, 0) * FW
         if UNROLL:
             for t in tl.static_range((FW + UP_X - 1) // UP_X):
-                total += column_(x, line, weight, start, meets, left + t, tap_x + t * UP_X, width,
-                                 channels, channel, there, FW, FLIP)  # fmt: skip
+                weight = weight_(taps, phase_x, phase_y, s, t, UP_X, UP_Y, FW, FH, FLIP, OUTER)
+                seen = meets & (phase_x + t * UP_X < FW)
+                total += column_(x, weight, start, seen, left + t, width, channels, channel, there)
         else:
             for t in range(0, (FW + UP_X - 1) // UP_X):
-                total += column_(x, line, weight, start, meets, left + t, tap_x + t * UP_X, width,
-                                 channels, channel, there, FW, FLIP)  # fmt: skip
-    at = out_at[:, None] + channel
-    tl.store(y + at, total.to(y.dtype.element_ty), mask=inside[:, None] & there)
+                weight = weight_(taps, phase_x, phase_y, s, t, UP_X, UP_Y, FW, FH, FLIP, OUTER)
+                seen = meets & (phase_x + t * UP_X < FW)
+                total += column_(x, weight, start, seen, left + t, width, channels, channel, there)
+    at = ((top + pixel // BW) * out_width + out_column) * channels
+    result = (total * gain).to(y.dtype.element_ty)
+    tl.store(y + at[:, None] + channel, result, mask=inside[:, None] & there)
 
 
 # ---- the backend
@@ -107,7 +129,7 @@ def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
 def _tiles(rows: int, width: int, channels: int) -> tuple[int, dict[str, int]]:
     """Number of programs, and the output rows, columns and channels of each."""
     block = _triton.pow2(channels, _CHANNELS)
-    pixels = _TILE // block
+    pixels = _TILE[block >= 8] // block
     wide = _triton.pow2(width, max(8, pixels // 16))
     high = _triton.pow2(rows, pixels // wide)
     programs = _triton.cdiv(rows, high) * _triton.cdiv(width, wide) * _triton.cdiv(channels, block)
