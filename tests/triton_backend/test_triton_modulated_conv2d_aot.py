@@ -104,21 +104,25 @@ def _sum_rows(kind, shape):
     launch.sum_rows(_empty(2, 64, 4096))
 
 
+def _rows(table, generation, kind):
+    return table.get((generation, kind)) or table["any", kind]
+
+
 def _calls(generation):
     """(kernel, arithmetic, row of the table, function, its settings) for one generation."""
     for kind in KINDS:
-        key = (generation, kind) if kind != "ieee" else ("any", kind)
-        rows = list(configs.CONVOLUTION[key])
+        rows = list(_rows(configs.CONVOLUTION, generation, kind))
         most = rows[-1] if rows[-1] != "wide" else "normal"
         for row in rows:
             yield "forward", kind, row, _convolution, {}
         for row in rows if kind == "half" else rows[-1:]:
             yield "input gradient", kind, row, _input_gradient, {}
-        for row in configs.WEIGHT_GRADIENT[key]:
+        weights = _rows(configs.WEIGHT_GRADIENT, generation, kind)
+        for row in weights:
             yield "weight gradient", kind, row, _weight_gradient, {}
         if kind != "half":
             continue
-        last = list(configs.WEIGHT_GRADIENT[key])[-1]
+        last = list(weights)[-1]
         yield "forward, regions", kind, most, _convolution, {"k": 2}
         yield "forward, up", kind, rows[-1], _convolution, {"up": 2}
         yield "forward, down", kind, most, _convolution, {"down": 2}
@@ -158,7 +162,7 @@ def test_compiles(request, target, name, kind, row, call, settings):
     if "TMA" in recorded.arguments:
         generation = configs.generation((target // 10, 0))
         table = configs.WEIGHT_GRADIENT if "weight" in name else configs.CONVOLUTION
-        tiles = table["any" if kind == "ieee" else generation, kind][row]
+        tiles = _rows(table, generation, kind)[row]
         assert recorded.arguments["BO"] == tiles.outputs, f"not row {row!r}"
         _check_instructions(facts, recorded.arguments, kind, row)
     drift = gate.check_table(TABLE, {request.node.callspec.id: facts.row()})

@@ -66,6 +66,8 @@ CONVOLUTION = {
         "small": Tiles(128, 64, 32, 4, 2),
         "normal": Tiles(128, 128, 32, 8, 2),
     },
+    # Four warps a tile of 64×64 would spill there.
+    ("blackwell", "ieee"): {"narrow": Tiles(64, 32, 16, 4, 2), "small": Tiles(64, 64, 16, 8, 2)},
     ("any", "ieee"): {"narrow": Tiles(64, 32, 16, 4, 2), "small": Tiles(64, 64, 16, 4, 2)},
 }
 WEIGHT_GRADIENT = {
