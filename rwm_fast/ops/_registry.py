@@ -50,6 +50,8 @@ def register(
     LIBRARY.define(schema)
     name = schema.split("(")[0]
     implementation = _without_autocast(implementation)
+    count = len(getattr(torch.ops.rwm_fast, name).default._schema.arguments)
+    backward, setup_context = _undefined_stay_undefined(backward, setup_context, count)
     LIBRARY.impl(f"rwm_fast::{name}", implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"rwm_fast::{name}", fake, lib=LIBRARY)
     torch.library.register_autograd(
@@ -59,13 +61,36 @@ def register(
     direct = _direct(name, implementation, backward, setup_context)
 
     def call(*args: object) -> object:
-        if not _is_plain(args):
+        if not is_plain(args):
             return registered(*args)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
             return direct.apply(*args)
         return implementation(*args)
 
     return call
+
+
+def _undefined_stay_undefined(
+    backward: Callable, setup_context: Callable, count: int
+) -> tuple[Callable, Callable]:
+    """Where no gradient arrives none is handed on, as in torch's own operators.
+
+    By default torch makes zeros of it. Then the second half of R1, which reaches the forward pass
+    through its outputs' saved signs alone, runs the whole backward pass on zeros.
+    """
+
+    @functools.wraps(setup_context)
+    def setup(ctx, inputs: tuple, output: object) -> None:
+        ctx.set_materialize_grads(False)
+        setup_context(ctx, inputs, output)
+
+    @functools.wraps(backward)
+    def derivative(ctx, *grads: Tensor | None) -> object:
+        if all(grad is None for grad in grads):
+            return (None,) * count
+        return backward(ctx, *grads)
+
+    return derivative, setup
 
 
 def _direct(
@@ -83,7 +108,28 @@ def _direct(
     return type(name, (torch.autograd.Function,), members)
 
 
-def _is_plain(args: tuple[object, ...]) -> bool:
+def needed(ctx: object, count: int) -> list[bool]:
+    """Which of the first inputs this backward pass needs a gradient of.
+
+    `ctx.needs_input_grad` knows which inputs have one; in `torch.autograd.grad(y, [x])`, as R1
+    calls it, the weights' are computed for nobody. The engine knows what it will run.
+    """
+    needs = list(ctx.needs_input_grad)
+    nodes = [node for node, _ in getattr(ctx, "next_functions", ()) if node is not None]
+    if len(nodes) == sum(needs):
+        runs = map(_will_run, nodes)
+        needs = [need and next(runs) for need in needs]
+    return needs[:count]
+
+
+def _will_run(node: object) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf whose gradient was asked for
+        return True
+
+
+def is_plain(args: tuple[object, ...]) -> bool:
     """Whether nothing but autograd needs to see this call.
 
     Not plain: torch.compile, export and JIT tracing, fake and other modes, meta tensors, tensor

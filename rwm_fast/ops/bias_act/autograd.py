@@ -73,7 +73,6 @@ def _backward_fake(dy, y, activation, slope, gain, clamp, needs):
 def _save_backward(ctx, inputs, output) -> None:
     dy, y, *ctx.settings, _ = inputs
     ctx.shape, ctx.dtype = dy.shape, dy.dtype
-    ctx.set_materialize_grads(False)
     ctx.save_for_backward(y)
 
 

@@ -34,13 +34,10 @@ def _save_forward(ctx, inputs, output) -> None:
     images = (h, g, a) if ctx.needs_input_grad[3] else ()
     ctx.dtype = h.dtype
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
     ctx.save_for_backward(m, output[1], *images)
 
 
 def _forward_derivative(ctx, dloss: Tensor | None, _dsigns):
-    if dloss is None:
-        return None, None, None, None, None
     m, signs, *images = ctx.saved_tensors
     needs = ctx.needs_input_grad
     grads = [None, None, None]
@@ -76,7 +73,6 @@ def _backward_fake(dloss: Tensor, signs: Tensor, m: Tensor, dtype: torch.dtype, 
 
 def _save_backward(ctx, inputs, output) -> None:
     dloss, signs, m, _, ctx.needs = inputs
-    ctx.set_materialize_grads(False)
     ctx.save_for_backward(dloss, signs, m)
 
 

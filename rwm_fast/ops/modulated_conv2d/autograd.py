@@ -1,7 +1,8 @@
 """The registered operators behind modulated_conv2d and their derivatives; knows no backend.
 
 The first derivative is a registered operator, served by the same backend. Its own derivative is
-torch's derivative of `formula.backward`, for every backend, to any order.
+torch's derivative of `formula.backward`, for every backend, to any order; where the layer is linear
+but for the activation's slopes it is made of the same two operators (`_linear_derivative`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _dispatch, _layout
-from rwm_fast.ops._registry import register
+from rwm_fast.ops._registry import needed, register
+from rwm_fast.ops.bias_act.autograd import bias_act_backward
+from rwm_fast.ops.bias_act.reference import along_channels
 from rwm_fast.ops.modulated_conv2d import formula
 from rwm_fast.ops.modulated_conv2d._geometry import Settings, plan, sizes
 
 OP = "modulated_conv2d"
-INPUTS = 8  # x, weight, styles, regions_in, regions_out, noise, noise_strength, bias
+INPUT_NAMES = (
+    "x", "weight", "styles", "regions_in", "regions_out", "noise", "noise_strength", "bias",
+)  # fmt: skip
+INPUTS = len(INPUT_NAMES)
 
 _TENSORS = (
     "Tensor x, Tensor weight, Tensor styles, Tensor? regions_in, Tensor? regions_out,"
@@ -48,7 +54,7 @@ def _save_forward(ctx, inputs, output) -> None:
 
 
 def _forward_derivative(ctx, dy: Tensor):
-    needs = list(ctx.needs_input_grad[:INPUTS])
+    needs = needed(ctx, INPUTS)
     grads = modulated_conv2d_backward(dy, *ctx.saved_tensors, *ctx.settings, needs)
     grads = [g if need else None for g, need in zip(grads, needs, strict=True)]
     return *grads, None, *[None] * len(ctx.settings)
@@ -89,14 +95,17 @@ def _backward_fake(*arguments):
 
 def _save_backward(ctx, inputs, output) -> None:
     tensors, ctx.settings, ctx.needs = _split(inputs)
-    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)
 
 
 def _backward_derivative(ctx, *cotangents: Tensor | None):
     """Torch's derivative of the formula; with a graph of its own if a further order is asked."""
     further = torch.is_grad_enabled()
-    wanted = ctx.needs_input_grad[: INPUTS + 2]
+    wanted = needed(ctx, INPUTS + 2)
+    cotangents = [u if u is not None and u.numel() else None for u in cotangents]
+    if _is_linear(ctx, wanted, cotangents):
+        answer = _linear_derivative(ctx, wanted, cotangents)
+        return *answer, None, *[None] * len(Settings._fields), None
     with torch.enable_grad(), _without_autocast(ctx.saved_tensors[0].device.type):
         # new names for the tensors: the derivative must stop here and not run on into y's history
         *inputs, filter = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
@@ -114,6 +123,61 @@ def _backward_derivative(ctx, *cotangents: Tensor | None):
     grads = iter(grads)
     answer = [next(grads) if want else None for want in wanted]
     return *answer, None, *[None] * len(Settings._fields), None
+
+
+def _is_linear(ctx, wanted, cotangents) -> bool:
+    """Whether only x, weight and bias count, and y is linear in each but for the slopes.
+
+    So it is for R1 of a discriminator, whose layers have constant styles.
+    """
+    *_, styles, regions_in, regions_out, _, _, _, _ = ctx.saved_tensors
+    no_regions = regions_in is None and regions_out is None
+    return (
+        no_regions
+        and not ctx.settings.demodulate
+        and not wanted[2 + INPUT_NAMES.index("styles")]
+        and not any(
+            u is not None and name not in ("x", "weight", "bias")
+            for name, u in zip(INPUT_NAMES, cotangents, strict=True)
+        )
+    )
+
+
+def _linear_derivative(ctx, wanted, cotangents) -> list[Tensor | None]:
+    """With dv = m⊙dy, m the activation's slope times gain: dx = Aᵀ(W)·dv, dW = B(x, dv) and
+    dbias = Σ dv, each linear in each of its arguments. So with cotangents p, Q, r of the three
+
+        d_dy = m⊙(A(W)·p + A(Q)·x + r),   d_W = B(p, dv),   d_x = Aᵀ(Q)·dv,
+
+    where A(W)·x is the layer without bias and activation. m is constant almost everywhere.
+    """
+    dy, y, x, weight, styles, *_, filter = ctx.saved_tensors
+    p, q, r = (cotangents[INPUT_NAMES.index(name)] for name in ("x", "weight", "bias"))
+    slopes = ctx.settings[Settings._fields.index("activation") : -1]
+    linear = ctx.settings._replace(activation="linear", gain=1.0, clamp=None)
+    rest = (styles, *[None] * 5, filter, *linear)
+
+    def gradient(name: str, x: Tensor, weight: Tensor) -> Tensor:
+        dv, _ = bias_act_backward(dy, y, *slopes, [True, False])
+        needs = [n == name for n in INPUT_NAMES]
+        grads = modulated_conv2d_backward(dv, dv, x, weight, *rest, needs)
+        return grads[INPUT_NAMES.index(name)]
+
+    answer: list[Tensor | None] = [None] * (INPUTS + 2)
+    if wanted[0]:
+        parts = [
+            None if p is None else modulated_conv2d(p, weight, *rest),
+            None if q is None else modulated_conv2d(x, q, *rest),
+            None if r is None else along_channels(r, 4).to(dy.dtype).expand_as(dy),
+        ]
+        parts = [part for part in parts if part is not None]
+        if parts:
+            answer[0], _ = bias_act_backward(sum(parts[1:], parts[0]), y, *slopes, [True, False])
+    if wanted[2] and q is not None:
+        answer[2] = gradient("x", x, q)
+    if wanted[3] and p is not None:
+        answer[3] = gradient("weight", p, weight)
+    return answer
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rwm_fast.ops import _dispatch
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops.bias_act import bias_act
 from rwm_fast.ops.modulated_conv2d import OP, modulated_conv2d
+from rwm_fast.ops.modulated_conv2d._conv2d import conv2d
 from rwm_fast.ops.modulated_conv2d._geometry import Settings
 from rwm_fast.ops.upfirdn2d import upfirdn2d
 
@@ -51,8 +51,8 @@ def conv2d_bias_act(
     w = (weight * weight_gain).to(x.dtype)
     if activation == "linear" and gain == 1:
         bias = None if bias is None else bias.to(x.dtype)
-        return F.conv2d(x, w, bias, stride=stride, padding=padding[0])
-    y = F.conv2d(x, w, stride=stride, padding=padding[0])
+        return conv2d(x, w, bias, stride, padding[0])
+    y = conv2d(x, w, None, stride, padding[0])
     return bias_act(y, bias, activation=activation, gain=gain)
 
 

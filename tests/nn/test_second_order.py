@@ -1,0 +1,145 @@
+"""R1's second half: exact, to any order, and no more convolutions than it needs."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from rwm_fast import modulated_conv2d, use_backend
+from rwm_fast.losses import r1_penalty
+from rwm_fast.nn.layers import EqualConv2d
+from rwm_fast.ops import _dispatch, _extension
+from rwm_fast.ops.modulated_conv2d import _conv2d, formula
+from rwm_fast.ops.modulated_conv2d._conv2d import conv2d
+
+LOW_PASS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
+LAYERS = {
+    "lrelu": dict(activation="lrelu", gain=1.4),
+    "linear": dict(),
+    "clamp": dict(activation="lrelu", clamp=1.0),
+    "up": dict(up=2, resample_filter=LOW_PASS, flip_weight=False, activation="lrelu"),
+    "down": dict(down=2, resample_filter=LOW_PASS, activation="lrelu"),
+}
+BACKENDS = ("native", "reference") if _extension.cpu() else ("reference",)
+
+
+def _normal(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def _layer(settings):
+    styles = torch.full((1, 3), 0.7, dtype=torch.float64)
+    settings = {"padding": 1, "demodulate": False, **settings}
+    return lambda x, weight, bias: modulated_conv2d(x, weight, styles, bias=bias, **settings)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_layer_with_constant_styles(kind, backend, monkeypatch):
+    """Second and third order, without the derivative of the general formula."""
+
+    def never(*arguments):
+        raise AssertionError("the general formula ran")
+
+    if backend != "reference":  # whose first derivative it is
+        monkeypatch.setattr(formula, "backward", never)
+    inputs = _normal(1, 3, 3, 4, seed=1), _normal(2, 3, 3, 3, seed=2), _normal(2, seed=3)
+    layer = _layer(LAYERS[kind])
+    with use_backend(backend):
+        assert gradcheck(layer, inputs)
+        assert gradgradcheck(layer, inputs)
+
+        def slope(*inputs):
+            y = layer(*inputs)
+            return torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+
+        assert gradgradcheck(slope, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (1, 1, 0), (3, 2, 1)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_convolution(kernel, stride, padding, with_bias):
+    x, weight = _normal(1, 2, 5, 4, seed=1), _normal(3, 2, kernel, kernel, seed=2)
+    inputs = (x, weight, _normal(3, seed=3) if with_bias else None)
+    function = lambda *inputs: conv2d(*inputs, stride, padding)
+    assert gradcheck(function, inputs)
+    assert gradgradcheck(function, inputs)
+
+    def slope(*inputs):
+        y = function(*inputs)
+        return torch.autograd.grad(y.square().sum(), inputs[:2], create_graph=True)
+
+    assert gradgradcheck(slope, inputs, fast_mode=True)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What R1 asks for: (operator, gradient or None), in order."""
+    noted, choose, gradient = [], _dispatch.choose, _conv2d._gradient
+
+    class Noting:
+        def __init__(self, op, module):
+            self.op, self.module = op, module
+
+        def __getattr__(self, name):
+            return getattr(self.module, name)
+
+        def forward(self, *arguments):
+            noted.append((self.op, None))
+            return self.module.forward(*arguments)
+
+        def backward(self, *arguments):
+            noted.append((self.op, tuple(i for i, need in enumerate(arguments[-1]) if need)))
+            return self.module.backward(*arguments)
+
+    def note(*arguments):
+        noted.append(("conv2d", (arguments[-1],)))
+        return gradient(*arguments)
+
+    monkeypatch.setattr(_dispatch, "choose", lambda op, *a, **k: Noting(op, choose(op, *a, **k)))
+    monkeypatch.setattr(_conv2d, "_gradient", note)
+    return noted
+
+
+def _r1(layers, x):
+    x = x.requires_grad_()
+    r1_penalty(layers(x).flatten(1).sum(1), x).backward()
+    return [p.grad for p in layers.parameters() if p.grad is not None]
+
+
+def _two_layers(side):
+    torch.manual_seed(0)
+    layers = [EqualConv2d(8, 8, 3, activation="lrelu", bias=False) for _ in range(2)]
+    return torch.nn.Sequential(*layers), torch.randn(4, 8, side, side)
+
+
+@pytest.mark.skipif(not _extension.cpu(), reason="no C++ module")
+def test_fused_layers_run_no_more_than_they_must(calls):
+    """Forward, input gradient, and of that the weight gradient and one convolution, which the last
+    layer spares. Not a weight gradient in the first half, nor zeros handed down in the second.
+    """
+    layers, x = _two_layers(32)
+    _r1(layers, x)
+    ours = [needs for op, needs in calls if op == "modulated_conv2d"]
+    assert sorted(ours, key=str) == sorted([None] * 3 + [(0,)] * 2 + [(1,)] * 2, key=str)
+
+
+def test_torch_s_convolutions_run_no_more_than_they_must(calls):
+    layers, x = _two_layers(32)
+    with use_backend("reference"):
+        _r1(layers, x)
+    ours = [needs for op, needs in calls if op == "conv2d"]
+    assert sorted(ours) == [(0,)] * 2 + [(1,)] * 2
+
+
+@pytest.mark.parametrize("side", [8, 32])
+def test_penalty_s_gradient_equals_float64(side):
+    layers, x = _two_layers(side)
+    ours = _r1(layers, x)
+    layers.zero_grad()
+    truth = _r1(layers.double(), x.detach().double())
+    assert len(ours) == len(truth) == 2
+    for a, t in zip(ours, truth, strict=True):
+        # eight convolutions of 72 terms behind one another, each term rounded twice
+        allowed = 2 * (8 * 72) ** 0.5 * torch.finfo(torch.float32).eps * t.abs().max()
+        assert (a - t).abs().max() <= allowed
