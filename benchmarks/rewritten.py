@@ -18,8 +18,9 @@ from benchmarks.published import down_borders, up_borders
 
 
 def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
-    """For masks in [0, 1]."""
-    return torch.lerp((hybrid - outside).abs(), (hybrid - inside).abs(), mask).mean()
+    """For masks in [0, 1]; lerp takes one dtype."""
+    weight = mask.to(hybrid.dtype)
+    return torch.lerp((hybrid - outside).abs(), (hybrid - inside).abs(), weight).mean()
 
 
 def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:

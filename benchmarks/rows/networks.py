@@ -20,6 +20,7 @@ from benchmarks.timing import Step
 from rwm_fast.config import Config, preset
 from rwm_fast.models import RegionEditor
 from rwm_fast.models.generator import Generator
+from rwm_fast.training.ema import Ema
 from rwm_fast.training.step import total
 from rwm_fast.training.trainer import Trainer, build_networks
 
@@ -190,6 +191,8 @@ def make_trainer(config: Config, column: str, dtype: torch.dtype) -> Trainer:
             module.double()
         if column == "published":
             module.to(memory_format=torch.contiguous_format)
+    train = config.train  # the averages of the networks as they are now
+    trainer.ema = Ema(trainer.painters, train.ema_half_life_kimg, train.ema_rampup)
     if column == "compiled":
         compile_networks(trainer.nets.as_dict().values())
         eager = torch.compiler.set_stance("force_eager")  # torch.compile has no double backward
