@@ -9,6 +9,7 @@ functions are the truth that every column is checked against.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,9 @@ from benchmarks.published import down_borders, up_borders
 
 
 def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
-    """For masks in [0, 1]."""
-    return torch.lerp((hybrid - outside).abs(), (hybrid - inside).abs(), mask).mean()
+    """For masks in [0, 1]; lerp takes one dtype."""
+    weight = mask.to(hybrid.dtype)
+    return torch.lerp((hybrid - outside).abs(), (hybrid - inside).abs(), weight).mean()
 
 
 def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
@@ -114,6 +116,40 @@ def modulated_conv2d(
         y = y.add_((noise * strength).to(x.dtype))
     y = F.leaky_relu_(y, negative_slope) if activation == "lrelu" else y
     return y if clamp is None else y.clamp(-clamp, clamp)
+
+
+def a_style_at_a_time(layer: Callable) -> Callable:
+    """A layer with regions as editors without one do it: the blend of K results of `layer`.
+
+    Noise, bias and activation come after the blend.
+    """
+
+    def run(
+        x: Tensor,
+        weight: Tensor,
+        styles: Tensor,
+        noise: Tensor | None = None,
+        *,
+        regions: Tensor | None = None,
+        noise_strength: Tensor | None = None,
+        bias: Tensor | None = None,
+        activation: str = "linear",
+        gain: float = 1.0,
+        **settings: object,
+    ) -> Tensor:
+        after = {"bias": bias, "activation": activation, "gain": gain}
+        if regions is None:
+            strength = {"noise_strength": noise_strength}
+            return layer(x, weight, styles, noise, **strength, **after, **settings)
+        parts = [layer(x, weight, s, **settings) for s in styles.unbind(1)]
+        size = parts[0].shape[2:]
+        planes = [F.adaptive_avg_pool2d(r[:, None], size) for r in regions.unbind(1)]
+        y = sum(plane.to(part.dtype) * part for plane, part in zip(planes, parts, strict=True))
+        if noise is not None:
+            y = y + (noise if noise_strength is None else noise * noise_strength).to(y.dtype)
+        return bias_act(y, **after)
+
+    return run
 
 
 def _map(vectors: Tensor, regions: Tensor | None, size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import rewritten
@@ -41,7 +40,7 @@ class LayerRow(OperatorRow):
 
     def function(self, column: str) -> Callable:
         if column == "per style":
-            return a_style_at_a_time(super().function(OURS))
+            return rewritten.a_style_at_a_time(super().function(OURS))
         return super().function(column)
 
     def truth_of(self, column: str) -> str:
@@ -52,27 +51,12 @@ class LayerRow(OperatorRow):
 
     def truth_function(self, key: str) -> Callable:
         one = rewritten.modulated_conv2d
-        return a_style_at_a_time(one) if key == "per style" else one
+        return rewritten.a_style_at_a_time(one) if key == "per style" else one
 
     def bare(self) -> Step:
         inputs = self.inputs()
         up = inputs.get("up", 1) > 1
         return bare_convolution(inputs["x"], inputs["weight"], up=up, padding=inputs["padding"])
-
-
-def a_style_at_a_time(layer: Callable) -> Callable:
-    """The blend of K results, as editors without a region layer do it."""
-
-    def run(regions: Tensor, styles: Tensor, noise: Tensor, **settings: object) -> Tensor:
-        bare = {k: settings.pop(k) for k in ("bias", "noise_strength", "activation", "gain")}
-        parts = [layer(styles=s, **settings) for s in styles.unbind(1)]
-        planes = [F.adaptive_avg_pool2d(r[:, None], parts[0].shape[2:]) for r in regions.unbind(1)]
-        y = sum(plane.to(part.dtype) * part for plane, part in zip(planes, parts, strict=True))
-        y = y + (noise * bare["noise_strength"]).to(y.dtype)
-        bias, gain = bare["bias"], bare["gain"]
-        return rewritten.bias_act(y, bias, activation=bare["activation"], gain=gain)
-
-    return run
 
 
 def _regions(k: int, n: int, side: int) -> Tensor:

@@ -18,6 +18,8 @@ constexpr std::int64_t kGrain = 1 << 14;  // elements a piece: below, starting a
 // x, y are [outer, channels, inner], dense; bias is [channels] of the accumulator's type, or 0.
 void forward(Pointer x, Pointer bias, Pointer y, std::int64_t outer, std::int64_t channels, std::int64_t inner, double slope, double gain,
              double clamp, int dtype) {
+  const std::int64_t size = elements("bias_act", {outer, channels, inner});
+  present("bias_act", size, {x, y});
   dispatch(static_cast<DType>(dtype), "bias_act", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
@@ -25,6 +27,7 @@ void forward(Pointer x, Pointer bias, Pointer y, std::int64_t outer, std::int64_
     const auto* px = as<const T>(x);
     const auto* b = as<const A>(bias);
     auto* py = as<T>(y);
+    if (size == 0) return;
     if (b == nullptr || inner == 1) {
       const std::int64_t width = b == nullptr ? 1 : channels, rows = outer * channels * inner / std::max<std::int64_t>(width, 1);
       parallel_for(0, rows, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(width, 1)), [&](std::int64_t first, std::int64_t last) {
@@ -47,6 +50,8 @@ void forward(Pointer x, Pointer bias, Pointer y, std::int64_t outer, std::int64_
 // dx and dbias may be 0. dbias is [channels] of the accumulator's type. y is 0 where the derivative does not depend on it.
 void backward(Pointer dy, Pointer y, Pointer dx, Pointer dbias, std::int64_t outer, std::int64_t channels, std::int64_t inner, double slope,
               double gain, double clamp, int dtype) {
+  const std::int64_t size = elements("bias_act", {outer, channels, inner});
+  present("bias_act", size, {dy});
   dispatch(static_cast<DType>(dtype), "bias_act", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
@@ -56,7 +61,7 @@ void backward(Pointer dy, Pointer y, Pointer dx, Pointer dbias, std::int64_t out
     auto* out = as<T>(dx);
     auto* total = as<A>(dbias);
     if (total != nullptr) std::fill(total, total + channels, A(0));
-    if (outer == 0 || channels == 0 || inner == 0) return;
+    if (size == 0) return;
     const auto at = [](auto* p, std::int64_t offset) { return p == nullptr ? p : p + offset; };
     if (total == nullptr || inner == 1) {
       const std::int64_t width = total == nullptr && inner > 1 ? inner : channels, rows = outer * channels * inner / width;

@@ -235,6 +235,7 @@ struct Shape {
 };
 
 std::vector<double> boxes_as_double(Pointer boxes, int dtype, std::int64_t count) {
+  present("crop_patches", count, {boxes});
   std::vector<double> values(count);
   if (dtype == static_cast<int>(DType::f64)) {
     std::copy_n(as<const double>(boxes), count, values.begin());
@@ -364,8 +365,14 @@ void uncrop(const Shape& s, const Window<A>* windows, const T* patches, T* image
   }
 }
 
+// Both sides have a pixel in every plane, or there is nothing to sample and nowhere to gather.
 Shape shape_of(std::int64_t images, std::int64_t patches, std::int64_t channels,
-               std::int64_t height, std::int64_t width, std::int64_t size, bool channels_last) {
+               std::int64_t height, std::int64_t width, std::int64_t size, bool channels_last,
+               Pointer image, Pointer crops) {
+  const char* const op = "crop_patches";
+  check(std::min({channels, height, width, size}) > 0, op, ": planes must have pixels");
+  present(op, elements(op, {images, channels, height, width}), {image});
+  present(op, elements(op, {images, patches, channels, size, size}), {crops});
   return {images, patches, channels_last ? 1 : channels, channels_last ? channels : 1, height,
           width,  size};
 }
@@ -374,7 +381,8 @@ void forward(Pointer image, Pointer boxes, Pointer patches, std::int64_t images,
              std::int64_t num_patches, std::int64_t channels, std::int64_t height,
              std::int64_t width, std::int64_t size, bool channels_last, int dtype,
              int boxes_dtype) {
-  const Shape s = shape_of(images, num_patches, channels, height, width, size, channels_last);
+  const Shape s = shape_of(images, num_patches, channels, height, width, size, channels_last, image,
+                           patches);
   const std::vector<double> corners = boxes_as_double(boxes, boxes_dtype, images * num_patches * 4);
   dispatch(static_cast<DType>(dtype), "crop_patches", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -395,7 +403,8 @@ void adjoint(Pointer patches, Pointer boxes, Pointer image, std::int64_t images,
              std::int64_t num_patches, std::int64_t channels, std::int64_t height,
              std::int64_t width, std::int64_t size, bool channels_last, int dtype,
              int boxes_dtype) {
-  const Shape s = shape_of(images, num_patches, channels, height, width, size, channels_last);
+  const Shape s = shape_of(images, num_patches, channels, height, width, size, channels_last, image,
+                           patches);
   const std::vector<double> corners = boxes_as_double(boxes, boxes_dtype, images * num_patches * 4);
   dispatch(static_cast<DType>(dtype), "crop_patches", [&](auto tag) {
     using T = typename decltype(tag)::type;

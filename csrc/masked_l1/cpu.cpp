@@ -97,11 +97,20 @@ void with_types(int dtype, int mask_dtype, const F& f) {
   });
 }
 
+Shape shape_of(std::int64_t images, std::int64_t channels, std::int64_t spots, bool pixels,
+               std::initializer_list<Pointer> buffers, Pointer number) {
+  const char* const op = "masked_l1";
+  check(channels > 0 && (!pixels || images == 1), op, ": pixel order is of one run of pixels");
+  present(op, elements(op, {images, channels, spots}), buffers);
+  present(op, 1, {number});
+  return {images, channels, spots, pixels};
+}
+
 // codes may be 0. loss is of the accumulation type.
 void forward(Pointer h, Pointer g, Pointer a, Pointer m, Pointer codes, Pointer loss,
              std::int64_t images, std::int64_t channels, std::int64_t spots, bool pixels, int dtype,
              int mask_dtype) {
-  const Shape shape{images, channels, spots, pixels};
+  const Shape shape = shape_of(images, channels, spots, pixels, {h, g, a, m}, loss);
   with_types(dtype, mask_dtype, [&](auto image, auto mask) {
     using T = typename decltype(image)::type;
     using M = typename decltype(mask)::type;
@@ -130,7 +139,7 @@ void forward(Pointer h, Pointer g, Pointer a, Pointer m, Pointer codes, Pointer 
 void backward(Pointer dloss, Pointer codes, Pointer m, Pointer dh, Pointer dg, Pointer da,
               std::int64_t images, std::int64_t channels, std::int64_t spots, bool pixels,
               int dtype, int mask_dtype) {
-  const Shape shape{images, channels, spots, pixels};
+  const Shape shape = shape_of(images, channels, spots, pixels, {codes, m}, dloss);
   with_types(dtype, mask_dtype, [&](auto image, auto mask) {
     using T = typename decltype(image)::type;
     using M = typename decltype(mask)::type;
@@ -202,7 +211,7 @@ void mask_pixels(const Shape& shape, const T* h, const T* g, const T* a, const M
 void mask_backward(Pointer dloss, Pointer h, Pointer g, Pointer a, Pointer m, Pointer dm,
                    std::int64_t images, std::int64_t channels, std::int64_t spots, bool pixels,
                    int dtype, int mask_dtype) {
-  const Shape shape{images, channels, spots, pixels};
+  const Shape shape = shape_of(images, channels, spots, pixels, {h, g, a, m, dm}, dloss);
   with_types(dtype, mask_dtype, [&](auto image, auto mask) {
     using T = typename decltype(image)::type;
     using M = typename decltype(mask)::type;

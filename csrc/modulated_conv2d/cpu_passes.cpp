@@ -16,6 +16,18 @@ using namespace rwm;
 
 constexpr std::int64_t kGrain = 1 << 14;  // elements a piece: below, starting a thread costs more than it saves
 
+constexpr const char* kOp = "modulated_conv2d";
+
+// Images [N, plane, C] at `images` and the scales a with their regions: everything that must be there.
+void check_images(std::int64_t batch, std::int64_t plane, std::int64_t channels, std::initializer_list<Pointer> images, Pointer a, Pointer regions,
+                  std::int64_t styles) {
+  present(kOp, elements(kOp, {batch, plane, channels}), images);
+  check(styles > 0, kOp, ": styles must be at least 1, got ", styles);
+  elements(kOp, {batch, 1 + styles, std::max(plane, channels)});
+  check(regions == 0 || a != 0, kOp, ": regions without scales");
+  check(styles == 1 || a == 0 || regions != 0, kOp, ": several styles without regions");
+}
+
 struct Pixels {  // [N, plane, C]
   std::int64_t batch, plane, channels;
 
@@ -51,6 +63,7 @@ void with_type(int dtype, const F& f) {
 // z = a·x.
 void scale(Pointer x, Pointer z, Pointer a, Pointer regions, std::int64_t styles, std::int64_t batch, std::int64_t plane, std::int64_t channels,
            int dtype) {
+  check_images(batch, plane, channels, {x, z, a}, a, regions, styles);
   const Pixels s{batch, plane, channels};
   with_type(dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -69,6 +82,8 @@ void scale(Pointer x, Pointer z, Pointer a, Pointer regions, std::int64_t styles
 // dx = a·dz and da[n, k, c] = sum_p r_k·x·dz. dx or da may be 0.
 void scale_backward(Pointer dz, Pointer x, Pointer dx, Pointer da, Pointer a, Pointer regions, std::int64_t styles, std::int64_t batch,
                     std::int64_t plane, std::int64_t channels, int dtype) {
+  check_images(batch, plane, channels, {dz, a}, a, regions, styles);
+  check_images(batch, plane, da != 0 ? channels : 0, {x}, a, regions, styles);
   const Pixels s{batch, plane, channels};
   with_type(dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -107,6 +122,8 @@ Epilogue<T, A> epilogue_of(Pointer b, Pointer regions, std::int64_t styles, Poin
 // y = clamp(act(b·u + noise + bias)·gain); y may be u.
 void epilogue(Pointer u, Pointer y, Pointer b, Pointer regions, std::int64_t styles, Pointer noise, std::int64_t noise_step, Pointer bias,
               double slope, double gain, double clamp, std::int64_t batch, std::int64_t plane, std::int64_t channels, int dtype) {
+  check_images(batch, plane, channels, {u, y}, b, regions, styles);
+  check(noise_step == 0 || noise_step == plane, kOp, ": noise of another size");
   with_type(dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
@@ -126,6 +143,9 @@ void epilogue(Pointer u, Pointer y, Pointer b, Pointer regions, std::int64_t sty
 void epilogue_backward(Pointer dy, Pointer y, Pointer u, Pointer du, Pointer dbias, Pointer db, Pointer noise_sums, Pointer b, Pointer regions,
                        std::int64_t styles, Pointer noise, std::int64_t noise_step, Pointer bias, double slope, double gain, double clamp,
                        std::int64_t batch, std::int64_t plane, std::int64_t channels, int dtype) {
+  check_images(batch, plane, channels, {dy, y}, b, regions, styles);
+  present(kOp, channels, {dbias});
+  check(noise_step == 0 || noise_step == plane, kOp, ": noise of another size");
   const Pixels s{batch, plane, channels};
   with_type(dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -155,6 +175,8 @@ void epilogue_backward(Pointer dy, Pointer y, Pointer u, Pointer du, Pointer dbi
 
 // A number that changes when the values do, almost surely; it reads all of them. Eight lanes, so that multiplications overlap.
 std::uint64_t fingerprint(Pointer values, std::int64_t bytes) {
+  present(kOp, elements(kOp, {bytes}), {values});
+  if (bytes == 0) return 0;
   constexpr std::uint64_t kOdd = 0x9E3779B97F4A7C15u;
   const auto mix = [](std::uint64_t hash, std::uint64_t word) {
     hash ^= word;
@@ -175,6 +197,8 @@ std::uint64_t fingerprint(Pointer values, std::int64_t bytes) {
 
 // q[o, i] = sum of squares of w[o, i, :], `taps` numbers.
 void squares(Pointer w, Pointer q, std::int64_t kernels, std::int64_t taps, int dtype) {
+  present(kOp, elements(kOp, {kernels, taps}), {w});
+  present(kOp, kernels, {q});
   with_type(dtype, [&](auto tag) {
     using A = accumulate_t<typename decltype(tag)::type>;
     parallel_for(0, kernels, 1 + kGrain / (taps + 1), [&](std::int64_t first, std::int64_t last) {
@@ -187,8 +211,16 @@ void squares(Pointer w, Pointer q, std::int64_t kernels, std::int64_t taps, int 
   });
 }
 
+// Scales of `rows` images and styles: s [rows, in], d [rows, out], q [out, in].
+void check_scales(std::int64_t rows, std::int64_t out_c, std::int64_t in_c, Pointer q, Pointer s, std::initializer_list<Pointer> outs) {
+  elements(kOp, {rows, out_c, in_c});
+  present(kOp, rows * out_c, outs);
+  present(kOp, rows * out_c * in_c, {q, s});
+}
+
 // d[r, o] = rsqrt(sum_i s[r, i]²·q[o, i] + eps); r counts images and styles.
 void demodulation(Pointer q, Pointer s, Pointer d, double eps, std::int64_t rows, std::int64_t out_c, std::int64_t in_c, int dtype) {
+  check_scales(rows, out_c, in_c, q, s, {d});
   with_type(dtype, [&](auto tag) {
     using A = accumulate_t<typename decltype(tag)::type>;
     parallel_for(0, rows, 1 + kGrain / (out_c * in_c + 1), [&](std::int64_t first, std::int64_t last) {
@@ -200,6 +232,7 @@ void demodulation(Pointer q, Pointer s, Pointer d, double eps, std::int64_t rows
 // ds += the gradient through d; scale[o, i], for dW = 2 W·scale. ds or scale may be 0.
 void demodulation_backward(Pointer q, Pointer s, Pointer d, Pointer dd, Pointer ds, Pointer scale, std::int64_t rows, std::int64_t out_c,
                            std::int64_t in_c, int dtype) {
+  check_scales(rows, out_c, in_c, q, s, {d, dd});
   with_type(dtype, [&](auto tag) {
     using A = accumulate_t<typename decltype(tag)::type>;
     const auto *pq = as<const A>(q), *ps = as<const A>(s), *pd = as<const A>(d), *pdd = as<const A>(dd);

@@ -16,13 +16,42 @@ using namespace rwm;
 
 using Extents = py::tuple;  // the numbers of WinogradPlan, less the tiles
 
+constexpr const char* kOp = "modulated_conv2d";
+
+void check_steps(std::int64_t in_step, std::int64_t out_step) {
+  const bool known = (in_step == 1 || in_step == 2) && (out_step == 1 || out_step == 2);
+  check(known && in_step * out_step <= 2, kOp, ": one side may have phases, two an axis");
+}
+
+// The filter's matrices are there where a side has phases, and only there.
+void check_taps(std::int64_t in_step, std::int64_t out_step, Pointer taps_y, Pointer taps_x) {
+  const bool phases = in_step * out_step > 1;
+  check((taps_y != 0) == phases && (taps_x != 0) == phases, kOp, ": phases come with a filter");
+}
+
+// Scales [N, K, C] and regions [N, K, plane] of a blend.
+void check_blend(std::int64_t batch, std::int64_t plane, std::int64_t channels, Pointer scale, Pointer regions, std::int64_t styles) {
+  check(styles > 0, kOp, ": styles must be at least 1, got ", styles);
+  elements(kOp, {batch, styles, kPoints, std::max(plane, channels)});
+  check(regions == 0 || scale != 0, kOp, ": regions without scales");
+  check(styles == 1 || scale == 0 || regions != 0, kOp, ": several styles without regions");
+}
+
 WinogradPlan plan_of(const Extents& extents) {
   check(extents.size() == 11, "modulated_conv2d: a plan has 11 numbers");
   std::int64_t e[11];
-  for (std::size_t i = 0; i < 11; ++i) e[i] = extents[i].cast<std::int64_t>();
+  try {
+    for (std::size_t i = 0; i < 11; ++i) e[i] = extents[i].cast<std::int64_t>();
+  } catch (const py::cast_error&) {
+    throw py::type_error("modulated_conv2d: the numbers of a plan are whole and fit 64 bits");
+  }
+  check_steps(e[7], e[8]);
+  elements(kOp, {e[0], e[1], e[2], e[3]});  // the input
+  elements(kOp, {e[0], e[4], e[5], e[6]});  // the output
+  elements(kOp, {kPoints, 4, e[3], e[6]});  // weights
+  elements(kOp, {kPoints, e[0], (e[4] + 3) / 4, (e[5] + 3) / 4, std::max(e[3], e[6])});
+  check(std::max(std::abs(e[9]), std::abs(e[10])) < kMostElements, kOp, ": a patch starts far outside");
   const std::int64_t h = (e[4] + e[8] - 1) / e[8], w = (e[5] + e[8] - 1) / e[8];  // of an output phase
-  check((e[7] == 1 || e[7] == 2) && (e[8] == 1 || e[8] == 2) && e[7] * e[8] <= 2, "modulated_conv2d: one side may have phases, two an axis");
-  for (int i = 0; i < 7; ++i) check(e[i] >= 0, "modulated_conv2d: a size is negative");
   return {e[0], e[1], e[2], e[3], e[4], e[5], e[6], e[7], e[8], e[9], e[10], (h + 3) / 4, (w + 3) / 4};
 }
 
@@ -59,6 +88,8 @@ std::unique_ptr<A[]> scratch(std::int64_t size) {
 
 // Numbers of the transformed weights, of the accumulator's type, for the instruction set in use.
 std::int64_t weights_size(std::int64_t in_c, std::int64_t out_c, std::int64_t in_step, std::int64_t out_step, int dtype) {
+  check_steps(in_step, out_step);
+  elements(kOp, {kPoints, 4, in_c, out_c});
   return with_type(dtype, [&](auto tag) {
     using A = accumulate_t<typename decltype(tag)::type>;
     const std::int64_t wide = columns_of_panel<A>(), panels = (out_c + wide - 1) / wide;
@@ -70,6 +101,10 @@ std::int64_t weights_size(std::int64_t in_c, std::int64_t out_c, std::int64_t in
 // the phases of whichever side has them, or 0. All of the accumulator's type.
 void transform(Pointer w, Pointer out, std::int64_t sk, std::int64_t sn, std::int64_t in_c, std::int64_t out_c, std::int64_t in_step,
                std::int64_t out_step, bool flip, Pointer taps_y, Pointer taps_x, int dtype) {
+  check_steps(in_step, out_step);
+  check_taps(in_step, out_step, taps_y, taps_x);
+  present(kOp, elements(kOp, {kPoints, 4, in_c, out_c}), {w, out});
+  check((sk == 9 && sn == 9 * in_c) || (sk == 9 * out_c && sn == 9), kOp, ": kernels must be [O, I, 3, 3] or its transpose");
   with_type(dtype, [&](auto tag) {
     using A = accumulate_t<typename decltype(tag)::type>;
     const std::int64_t wide = columns_of_panel<A>(), panels = (out_c + wide - 1) / wide, depth = in_step * in_step * in_c;
@@ -111,10 +146,21 @@ void run_blocks(const WinogradPlan& p, Pointer x, const Blend<A>& before, Pointe
   });
 }
 
+// What every pass over the tiles reads.
+void check_run(const WinogradPlan& p, Pointer x, Pointer weights) {
+  const std::int64_t outputs = p.tiles() * p.out_c;
+  present(kOp, outputs * p.in_h * p.in_w * p.in_c == 0 ? 0 : 1, {x, weights});
+}
+
 // y = clamp(act(b·conv(a·x) + noise + bias)·gain). x, y are channels_last.
 void forward(const Extents& extents, Pointer x, Pointer weights, Pointer y, Pointer a, Pointer regions_in, Pointer b, Pointer regions_out,
              std::int64_t styles, Pointer noise, std::int64_t noise_step, Pointer bias, double slope, double gain, double clamp, int dtype) {
   const WinogradPlan p = plan_of(extents);
+  check_run(p, x, weights);
+  present(kOp, p.batch * p.out_h * p.out_w * p.out_c, {y});
+  check_blend(p.batch, p.in_h * p.in_w, p.in_c, a, regions_in, styles);
+  check_blend(p.batch, p.out_h * p.out_w, p.out_c, b, regions_out, styles);
+  check(noise_step == 0 || noise_step == p.out_h * p.out_w, kOp, ": noise of another size");
   with_type(dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
@@ -135,6 +181,9 @@ void forward(const Extents& extents, Pointer x, Pointer weights, Pointer y, Poin
 void input_gradient(const Extents& extents, Pointer du, Pointer weights, Pointer dx, Pointer x, Pointer da, Pointer a, Pointer regions,
                     std::int64_t styles, int dtype) {
   const WinogradPlan p = plan_of(extents);
+  check_run(p, du, weights);
+  check_blend(p.batch, p.out_h * p.out_w, p.out_c, a, regions, styles);
+  present(kOp, da != 0 ? p.batch * p.out_h * p.out_w * p.out_c : 0, {x});
   with_type(dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
@@ -162,6 +211,11 @@ void input_gradient(const Extents& extents, Pointer du, Pointer weights, Pointer
 void weight_gradient(const Extents& extents, Pointer x, Pointer a, Pointer regions, std::int64_t styles, Pointer du, bool flip, Pointer taps_y,
                      Pointer taps_x, Pointer w, Pointer scale, Pointer dw, int dtype) {
   const WinogradPlan p = plan_of(extents);
+  check_taps(p.in_step, p.out_step, taps_y, taps_x);
+  check_run(p, x, du);
+  check_blend(p.batch, p.in_h * p.in_w, p.in_c, a, regions, styles);
+  present(kOp, p.in_c * p.out_c, {dw});
+  present(kOp, scale != 0 ? p.in_c * p.out_c : 0, {w});
   with_type(dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;

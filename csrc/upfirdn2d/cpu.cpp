@@ -16,6 +16,7 @@
 namespace {
 using namespace rwm;
 
+constexpr std::int64_t kWidest = 1 << 28;  // of a line with its margins; borders that wide are a mistake
 constexpr std::int64_t kGrain = 1 << 14;  // elements a piece: below, starting a thread costs more than it saves
 
 // The correlation kernel in double [fh, fw], and its factors if it is an outer product up to rounding in A.
@@ -55,6 +56,16 @@ void run(Pointer x, Pointer filter, Pointer y, std::int64_t batch, std::int64_t 
          std::int64_t out_height, std::int64_t out_width, bool channels_last, std::int64_t fh, std::int64_t fw, bool outer, std::int64_t up_x,
          std::int64_t up_y, std::int64_t down_x, std::int64_t down_y, std::int64_t pad_x, std::int64_t pad_y, bool flip, double gain,
          int dtype) {
+  const char* const op = "upfirdn2d";
+  const std::int64_t size = elements(op, {batch, channels, out_height, out_width});
+  present(op, elements(op, {batch, channels, height, width}), {x});
+  present(op, size, {y});
+  check(fh > 0 && fw > 0, op, ": a filter has taps, got ", fh, " and ", fw);
+  present(op, elements(op, {fh, fw}), {filter});
+  check(std::min({up_x, up_y, down_x, down_y}) > 0, op, ": factors must be at least 1");
+  elements(op, {std::max(height, width), std::max(up_x, up_y)});
+  elements(op, {std::max(out_height, out_width), std::max(down_x, down_y)});
+  check(std::abs(pad_x) < kMostElements && std::abs(pad_y) < kMostElements, op, ": borders must be narrower");
   const Axis ya(height, out_height, up_y, down_y, pad_y, fh), xa(width, out_width, up_x, down_x, pad_x, fw);
   dispatch(static_cast<DType>(dtype), "upfirdn2d", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -70,6 +81,7 @@ void run(Pointer x, Pointer filter, Pointer y, std::int64_t batch, std::int64_t 
       // Zeros around a plane's line, wide enough for the taps of the first and the last output.
       const std::int64_t reach = (std::max<std::int64_t>(0, (out_width - 1) * down_x - pad_x + fw) + up_x - 1) / up_x;
       const std::int64_t left = std::max<std::int64_t>(0, pad_x) / up_x + 1, right = std::max<std::int64_t>(0, reach - width) + fw + 1;
+      check(channels_last || (left <= kWidest && right <= kWidest), op, ": borders must be narrower than ", kWidest);
       std::vector<A> line(static_cast<std::size_t>(channels_last ? width * channels : left + width + right), A(0));
       std::vector<A> scratch(static_cast<std::size_t>(channels_last ? 0 : 4 * out_width));
       for (std::int64_t r = first; r < last; ++r) {

@@ -6,77 +6,21 @@ shape, is how these tests fail. Each example takes the arguments of a right call
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch._subclasses import FakeTensorMode
+from spoiling import any_dtype, attempt, examples, fates, sizes, spoil, whole
 
+from rwm_fast import bias_act, upfirdn2d
 from rwm_fast.ops import _cpu, _extension
+from rwm_fast.ops.bias_act import native as act
 from rwm_fast.ops.crop_patches import native as crop
 from rwm_fast.ops.masked_l1 import native as l1
-from rwm_fast.testing.cases import in_layout
+from rwm_fast.ops.upfirdn2d import native as fir
+from rwm_fast.ops.upfirdn2d.reference import output_size
 
 pytestmark = pytest.mark.skipif(
     _extension.cpu() is None, reason=f"no C++ module: {_extension.why_not_cpu()}"
 )
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-FATES = (
-    *("keep",) * 40,  # most arguments stay right, so that a wrong one meets right ones
-    *("dtype", "integers", "complex", "meta", "sparse", "fewer", "more", "flat", "transposed"),
-    *("sliced", "expanded", "negative", "fake", "zero", "none", "list", "number", "empty"),
-)
-
-
-def spoil(x: torch.Tensor, fate: str, dtype: torch.dtype) -> object:
-    """The argument, kept or changed: some changes are harmless, most are not."""
-    with FakeTensorMode() as mode:
-        fake = mode.from_tensor(x) if fate == "fake" else None
-    changed = {
-        "dtype": lambda: x.to(dtype),
-        "integers": lambda: x.long(),
-        "complex": lambda: x.to(torch.complex64),
-        "meta": lambda: x.to("meta"),
-        "sparse": lambda: x.to_sparse(),
-        "fewer": lambda: x[..., :-1] if x.ndim else x,
-        "more": lambda: torch.cat((x, x)) if x.ndim else x,
-        "flat": lambda: x.reshape(-1),
-        "transposed": lambda: x.transpose(0, -1) if x.ndim else x,
-        "sliced": lambda: in_layout(x, "sliced"),
-        "expanded": lambda: in_layout(x, "expanded"),
-        "negative": lambda: torch.complex(x.float(), x.float()).conj().imag,
-        "fake": lambda: fake,
-        "zero": lambda: torch._efficientzerotensor(x.shape, dtype=x.dtype),
-        "none": lambda: None,
-        "list": lambda: x.tolist(),
-        "number": lambda: 3,
-        "empty": lambda: x[:0] if x.ndim else x,
-    }
-    return changed[fate]() if fate in changed else x
-
-
-fates = st.lists(st.sampled_from(FATES), min_size=5, max_size=5)
-sizes = st.integers(1, 9)
-whole = st.sampled_from([1, 2, 3, 5, 8, 16, 31, 0, -1, True, 2.0, None, "4", 1 << 62])
-any_dtype = st.sampled_from([*DTYPES, torch.int32, torch.complex64])
-examples = settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-
-def attempt(function, *arguments):
-    """The result, or None where the call was refused in the way that callers may rely on."""
-    try:
-        return function(*arguments)
-    except (TypeError, ValueError):
-        return None
-    except RuntimeError as error:
-        # torch itself: more memory than there is, or a tensor that has none.
-        assert any(
-            word in str(error)
-            for word in ("memory", "overflow", "Sparse", "sparse", "storage", "invalid")
-        ), error
-        return None
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -157,3 +101,62 @@ def test_addresses_of_tensors_without_memory_are_refused():
     with pytest.raises(ValueError, match="a kernel needs a tensor with memory"):
         _cpu.address(torch._efficientzerotensor((3,)))
     assert _cpu.address(None) == 0 and _cpu.address(torch.empty(0)) == 0
+
+
+numbers = st.sampled_from([0.2, 1.0, 3.0, float("inf"), float("nan"), None, "1", 2])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@examples
+@given(fates, any_dtype, st.lists(sizes, min_size=1, max_size=5), numbers, numbers, st.booleans())
+def test_bias_act(fate, dtype, shape, slope, clamp, save):
+    x, bias = torch.randn(shape), torch.randn(shape[-1] if len(shape) == 1 else shape[1])
+    values = [spoil(v, f, dtype) for v, f in zip((x, bias), fate, strict=False)]
+    result = attempt(act.forward, *values, "lrelu", slope, 1.5, clamp)
+    if result is not None:
+        assert result.shape == values[0].shape
+    values = [spoil(v, f, dtype) for v, f in zip((x, x), fate[2:], strict=False)]
+    needs = [fate[4] == "keep", save] if fate[4] != "none" else [True]
+    result = attempt(act.backward, *values, "lrelu", slope, 1.5, clamp, needs)
+    if result is not None:
+        assert result[0].numel() == needs[0] * values[0].numel()
+        assert result[1].numel() == save * values[0].shape[1]
+
+
+factors = st.tuples(*[st.sampled_from([1, 1, 1, 2, 3, 0, -1, 1 << 40])] * 2)
+borders = st.lists(
+    st.sampled_from([0, 1, 1, 2, 3, -1, -2, 1 << 40, -(1 << 62), None]), min_size=3, max_size=4
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@examples
+@given(fates, any_dtype, st.tuples(sizes, sizes, sizes, sizes), factors, factors, borders, sizes)
+def test_upfirdn2d(fate, dtype, shape, up, down, padding, taps):
+    filter = torch.rand(taps) if fate[4] == "keep" else torch.rand(taps, 2)
+    x, filter = (
+        spoil(v, f, dtype) for v, f in zip((torch.randn(shape), filter), fate, strict=False)
+    )
+    result = attempt(fir.forward, x, filter, up, down, padding, fate[3] == "keep", 1.0)
+    if result is not None:
+        size = output_size(*x.shape[2:], filter, up, down, padding)
+        assert result.shape == (*x.shape[:2], *size)
+
+
+def test_an_image_without_pixels_takes_a_bias():
+    """No plane has a size to divide by."""
+    for shape in ((2, 3, 0, 4), (0, 3, 2, 2), (2, 0, 2, 2)):
+        bias = torch.zeros(shape[1], requires_grad=True)
+        y = bias_act(torch.zeros(shape), bias)
+        assert y.shape == shape
+        y.sum().backward()
+        assert torch.equal(bias.grad, torch.zeros(shape[1]))
+
+
+def test_a_dense_negative_view_is_read_as_it_looks():
+    """One number an image is dense whatever the strides: nothing copies it on the way."""
+    real = torch.randn(1, 1, 1, 1)
+    negative = torch.complex(real, -real).conj().imag
+    assert negative.is_neg() and negative.is_contiguous() and torch.equal(negative, real)
+    assert torch.equal(bias_act(negative, torch.zeros(1)), bias_act(real, torch.zeros(1)))
+    assert torch.equal(upfirdn2d(negative, torch.ones(1)), real)

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rwm_fast.ops import _check, _extension, _layout
+from rwm_fast.ops import _check, _cpu, _extension, _layout
 from rwm_fast.ops._check import accumulator
+from rwm_fast.ops._cpu import address
 from rwm_fast.ops.bias_act import native_cuda
+
+OP = "bias_act"
 
 
 def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
@@ -29,6 +32,13 @@ def _extents(x: Tensor, order: torch.memory_format) -> tuple[int, int, int]:
     return (n * size, c, 1) if order is torch.channels_last else (n, c, size)
 
 
+def _image(name: str, x: Tensor) -> tuple[Tensor, torch.memory_format]:
+    """[N, C, ...] in one dense order, and which."""
+    _check.require(x.ndim >= 2, OP, f"{name} must be [N, C, ...]", x)
+    order = _layout.memory_format(x)
+    return _cpu.dense(OP, name, x, x.shape, (x.dtype,), order), order
+
+
 def _settings(activation: str, slope: float, gain: float, clamp: float | None):
     return 1.0 if activation == "linear" else slope, gain, math.inf if clamp is None else clamp
 
@@ -42,19 +52,17 @@ def forward(
     clamp: float | None,
 ) -> Tensor:
     """y = clamp(act(x + bias)·gain), in x's memory format."""
+    _check.floating(OP, "x", x)
     if x.is_cuda:
         return native_cuda.forward(x, bias, activation, slope, gain, clamp)
-    order = _layout.memory_format(x)
-    x = x.contiguous(memory_format=order)
+    x, order = _image("x", x)
     y = _layout.empty(x, x.shape)
     if bias is not None:
-        fits = bias.shape == x.shape[1:2] and bias.device == x.device
-        _check.require(fits, "bias_act", f"bias must be [{x.shape[1]}] on {x.device}", bias)
-        bias = bias.to(accumulator(x.dtype)).contiguous()
+        _check.floating(OP, "bias", bias)
+        wide = accumulator(x.dtype)
+        bias = _cpu.dense(OP, "bias", bias.to(wide), x.shape[1:2], (wide,))
     _extension.cpu().bias_act_forward(
-        x.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        y.data_ptr(),
+        *map(address, (x, bias, y)),
         *_extents(x, order),
         *_settings(activation, slope, gain, clamp),
         _extension.DTYPE_CODES[x.dtype],
@@ -72,22 +80,21 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
     """dx in dy's dtype and y's format, dbias in the accumulator's dtype; empty where not needed."""
+    _check.floating(OP, "dy", dy)
     if dy.is_cuda:
         return native_cuda.backward(dy, y, activation, slope, gain, clamp, needs)
-    if y is not None:
-        fits = y.shape == dy.shape and y.device == dy.device
-        _check.require(fits, "bias_act_backward", f"y must be like dy {_check.describe(dy)}", y)
-    order = _layout.memory_format(dy if y is None else y)
-    dy = dy.contiguous(memory_format=order)
-    y = None if y is None else y.to(dy.dtype).contiguous(memory_format=order)
+    _check.require(len(needs) == 2, OP, "needs must be two truth values", str(needs))
+    if y is None:
+        dy, order = _image("dy", dy)
+    else:
+        _check.floating(OP, "y", y)
+        y, order = _image("y", y.to(dy.dtype))
+        dy = _cpu.dense(OP, "dy", dy, y.shape, (y.dtype,), order)
     dx = torch.empty_like(dy, memory_format=order) if needs[0] else dy.new_empty(0)
     wide = accumulator(dy.dtype)
     dbias = dy.new_empty(dy.shape[1] if needs[1] else 0, dtype=wide)
     _extension.cpu().bias_act_backward(
-        dy.data_ptr(),
-        0 if y is None else y.data_ptr(),
-        dx.data_ptr() if needs[0] else 0,
-        dbias.data_ptr() if needs[1] else 0,
+        *map(address, (dy, y, dx if needs[0] else None, dbias if needs[1] else None)),
         *_extents(dy, order),
         *_settings(activation, slope, gain, clamp),
         _extension.DTYPE_CODES[dy.dtype],

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rwm_fast.ops import _cpu, _layout
+from rwm_fast.ops import _check, _cpu, _layout
 from rwm_fast.ops._cpu import address
 from rwm_fast.ops._extension import DTYPE_CODES
 from rwm_fast.ops.modulated_conv2d import reference
@@ -54,7 +54,13 @@ def forward(x: Tensor, *arguments: object) -> Tensor:
 def backward(dy: Tensor, y: Tensor, x: Tensor, *arguments: object) -> tuple[Tensor, ...]:
     """The gradients that are needed, in the arguments' memory formats; the others are empty."""
     *tensors, settings, needs = arguments
+    _check.floating(OP, "dy", dy)
+    _check.floating(OP, "y", y)
     inputs = (x, *tensors[:7])
+    there = [t is not None for t in inputs]
+    there[6] = there[6] and there[5]  # the noise's strength
+    asked = len(needs) == 8 and not any(n and not t for n, t in zip(needs, there, strict=True))
+    _check.require(asked, OP, "gradients are of arguments that are there", str(needs))
     if needs[3] or needs[4]:  # regions are not learned: no kernels for their gradients
         return reference.backward(dy, y, x, *arguments)
     layer = layer_of(x, *tensors, settings)

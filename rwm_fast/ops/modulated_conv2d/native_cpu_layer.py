@@ -85,6 +85,15 @@ def folded(
     return fold if winograd.pays(fold, weight, x.shape[0], size) else None
 
 
+def _check_kinds(needed: Sequence, *optional: Sequence) -> None:
+    """Raise unless the named values are floating-point tensors; optional ones may be None."""
+    for name, t in needed:
+        _check.floating(OP, name, t)
+    for name, t in (pair for some in optional for pair in some):
+        if t is not None:
+            _check.floating(OP, name, t)
+
+
 def layer_of(
     x: Tensor,
     weight: Tensor,
@@ -98,8 +107,15 @@ def layer_of(
     settings: Settings,
 ) -> Layer:
     """Check everything a kernel relies on, and bring it into the form that kernels read."""
-    _check.floating(OP, "x", x)
+    _check_kinds(
+        (("x", x), ("weight", weight), ("styles", styles)),
+        (("regions_in", regions_in), ("regions_out", regions_out), ("noise", noise)),
+        (("noise_strength", strength), ("bias", bias), ("resample_filter", filter)),
+    )
+    flat = filter is None or filter.ndim in (1, 2)
+    _check.require(flat, OP, "resample_filter must be [F] or [FH, FW]", filter)
     _check.require(x.ndim == 4 and weight.ndim == 4, OP, "x and weight must be 4-D", x)
+    _check.require(weight.numel() > 0, OP, "weight must have at least one number", weight)
     _check.require(styles.ndim == 3, OP, "styles must be [N, K, I]", styles)
     dtype, wide = computes_in(x.dtype), accumulator(x.dtype)
     passes = plan(settings, weight, filter)

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rwm_fast.ops import _check, _extension, _layout
+from rwm_fast.ops import _check, _cpu, _extension, _layout
+from rwm_fast.ops._cpu import address
 from rwm_fast.ops.upfirdn2d import native_cuda
 from rwm_fast.ops.upfirdn2d.reference import filter_size, output_size
+
+OP = "upfirdn2d"
 
 
 def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
@@ -31,20 +34,23 @@ def forward(
     gain: float,
 ) -> Tensor:
     """Upsample with zeros, pad or crop, filter, keep every down-th, in x's memory format."""
+    _check.floating(OP, "x", x)
     if x.is_cuda:
         return native_cuda.forward(x, filter, up, down, padding, flip_filter, gain)
+    _check.require(x.ndim == 4, OP, "x must be [N, C, H, W]", x)
     order = _layout.memory_format(x)
-    x = x.contiguous(memory_format=order)
+    x = _cpu.dense(OP, "x", x, x.shape, (x.dtype,), order)
     taps = x.new_ones(1) if filter is None else filter
-    taps = taps.to(torch.float64).contiguous()
+    _check.floating(OP, "filter", taps)
+    _check.require(taps.ndim in (1, 2), OP, "filter must be [F] or [FH, FW]", taps)
+    taps = _cpu.dense(OP, "filter", taps.to(torch.float64), taps.shape, (torch.float64,))
+    _check.require(min(*up, *down) > 0, OP, "factors must be at least 1", f"{up} and {down}")
     size = output_size(*x.shape[2:], filter, up, down, padding)
     rule = "the padded image must be at least as large as the filter"
-    _check.require(min(size) > 0 and min(*up, *down) > 0, "upfirdn2d", rule, x)
+    _check.require(min(size) > 0, OP, rule, x)
     y = _layout.empty(x, (*x.shape[:2], *size))
     _extension.cpu().upfirdn2d(
-        x.data_ptr(),
-        taps.data_ptr(),
-        y.data_ptr(),
+        *map(address, (x, taps, y)),
         *x.shape,
         *size,
         order is torch.channels_last,
