@@ -33,6 +33,9 @@ struct Shape {
   std::int64_t runs() const {
     return pixels ? num_chunks(size(), kRun) : images * num_chunks(spots, kRun);
   }
+  std::int64_t plane_runs() const {
+    return pixels ? runs() : images * channels * num_chunks(spots, kRun);
+  }
 };
 
 // masks[i] = the mask of element at + i, in pixel order. KNOWN channels, or 0 for any number.
@@ -77,6 +80,17 @@ void pieces(const Shape& shape, const M* m, std::int64_t index, const F& f) {
   }
 }
 
+// The same without sums over channels: each image is read from its first element to its last, which
+// the processor's prefetchers follow; the mask of an image comes from the L2 cache.
+template <class A, class M, class F>
+void piece(const Shape& shape, const M* m, std::int64_t index, const F& f) {
+  if (shape.pixels) return pieces<A>(shape, m, index, f);
+  const std::int64_t per_plane = num_chunks(shape.spots, kRun);
+  const std::int64_t plane = index / per_plane, spot = index % per_plane * kRun;
+  f(plane * shape.spots + spot, m + plane / shape.channels * shape.spots + spot,
+    std::min(kRun, shape.spots - spot));
+}
+
 std::int64_t runs_a_thread(const Shape& shape) {
   return std::max<std::int64_t>(1, kGrain * shape.runs() / std::max<std::int64_t>(1, shape.size()));
 }
@@ -115,11 +129,11 @@ void forward(Pointer h, Pointer g, Pointer a, Pointer m, Pointer codes, Pointer 
     using T = typename decltype(image)::type;
     using M = typename decltype(mask)::type;
     using A = accumulate_t<T>;
-    std::vector<double> sums(shape.runs());
-    parallel_for(0, shape.runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
+    std::vector<double> sums(shape.plane_runs());
+    parallel_for(0, shape.plane_runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         double sum = 0;
-        pieces<A>(shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
+        piece<A>(shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
           const T *ph = as<const T>(h) + at, *pg = as<const T>(g) + at, *pa = as<const T>(a) + at;
           std::uint8_t* const out = codes ? as<std::uint8_t>(codes) + at : nullptr;
           A part = 0;
@@ -145,9 +159,9 @@ void backward(Pointer dloss, Pointer codes, Pointer m, Pointer dh, Pointer dg, P
     using M = typename decltype(mask)::type;
     using A = accumulate_t<T>;
     const A c = *as<const A>(dloss) / static_cast<A>(shape.size());
-    parallel_for(0, shape.runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, shape.plane_runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
-        pieces<A>(shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
+        piece<A>(shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
           const std::uint8_t* const from = as<const std::uint8_t>(codes) + at;
           const auto write = [&](Pointer out, A inside, A outside) {
             if (!out) return;
