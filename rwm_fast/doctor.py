@@ -74,14 +74,18 @@ def machine() -> Iterator[str]:
     yield f"CPU: {model}; {has or 'features unknown'}"
     yield f"threads: {torch.get_num_threads()} (torch.get_num_threads)"
     if not torch.cuda.is_available():
-        why = "torch finds no usable GPU" if torch.version.cuda else "this torch has no CUDA"
-        yield f"GPU: none, {why}"
+        yield f"GPU: none, {why_no_gpu()}"
         return
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         memory = gpu.total_memory / 2**30
         yield f"GPU {index}: {gpu.name}, sm_{gpu.major}{gpu.minor}, {memory:.0f} GiB"
     yield f"CUDA of torch: {torch.version.cuda}"
+
+
+def why_no_gpu() -> str:
+    """Where torch.cuda is not available."""
+    return "torch finds no usable GPU" if torch.version.cuda else "this torch has no CUDA"
 
 
 def cpu() -> tuple[str, dict[str, bool]]:
@@ -159,6 +163,9 @@ def operators(problems: list[str]) -> Iterator[str]:
         cells = row(op, samples(device, dtype)[op], dtype, reasons, problems)
         name = str(dtype).removeprefix("torch.")
         yield f"{op:17} {device:6} {name:8} {cells}".rstrip()
+    if "cuda" not in devices:
+        for op in _dispatch.OPS:
+            yield f"{op:17} cuda   all      {row_without_gpu(op, reasons)}".rstrip()
     yield from (f"[{number}] {reason}" for reason, number in reasons.items())
 
 
@@ -179,6 +186,18 @@ def row(op: str, arguments: dict, dtype: torch.dtype, reasons: dict, problems: l
         if not serves:
             cell = f"no[{reasons.setdefault(answer, len(reasons) + 1)}]"
         cells.append(cell.ljust(len(name)))
+    return " ".join(cells)
+
+
+def row_without_gpu(op: str, reasons: dict) -> str:
+    """What a GPU would meet here besides its absence: a module not built, a package missing."""
+    cells = []
+    for name in _dispatch.NAMES:
+        missing = _extension.why_not_cuda() if name == "native" else None
+        module = _dispatch._module(op, name)
+        missing = module if isinstance(module, str) else missing
+        answer = f"{why_no_gpu()}; {missing}" if missing else why_no_gpu()
+        cells.append(f"no[{reasons.setdefault(answer, len(reasons) + 1)}]".ljust(len(name)))
     return " ".join(cells)
 
 

@@ -31,6 +31,11 @@ def test_a_sound_installation_exits_0_and_explains_every_no():
     assert re.search(r"_cuda: (built with|not built: ).+", out)
     for op in _dispatch.OPS:
         assert len(re.findall(rf"^  {op} +cpu +(?:float32|bfloat16) .*yes\*", out, re.M)) == 2, op
+        on_gpu = re.findall(rf"^  {op} +cuda +(\w+) +(\S+) +(\S+) +(\S+)", out, re.M)
+        assert on_gpu, op
+        if not torch.cuda.is_available():  # every backend's reason, a row an operator
+            assert [dtype for dtype, *_ in on_gpu] == ["all"]
+            assert all(cell.startswith("no[") for cell in on_gpu[0][1:])
     cited = set(re.findall(r"no\[(\d+)\]", out))
     assert cited == set(re.findall(r"^  \[(\d+)\] \w+", out, re.M))
 
