@@ -13,7 +13,7 @@ the registered operator.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ def register(
     LIBRARY.define(schema)
     name = schema.split("(")[0]
     implementation = _without_autocast(implementation)
+    backward, setup_context = _spare_zeros(backward), _remember_places(setup_context)
     LIBRARY.impl(f"rwm_fast::{name}", implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"rwm_fast::{name}", fake, lib=LIBRARY)
     torch.library.register_autograd(
@@ -66,6 +67,52 @@ def register(
         return implementation(*args)
 
     return call
+
+
+def _spare_zeros(backward: Callable) -> Callable:
+    """Where no gradient arrives none leaves: zeros would be pushed through all that came before."""
+
+    @functools.wraps(backward)
+    def run(ctx, *grads: Tensor | None) -> object:
+        if all(grad is None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
+        return backward(ctx, *grads)
+
+    return run
+
+
+def _remember_places(setup_context: Callable) -> Callable:
+    @functools.wraps(setup_context)
+    def run(ctx, inputs: tuple[object, ...], output: object) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.tensor_places = [i for i, a in enumerate(inputs) if isinstance(a, Tensor)]
+        setup_context(ctx, inputs, output)
+
+    return run
+
+
+def wanted(ctx, places: Sequence[int]) -> list[bool]:
+    """Whether the running backward pass goes on from each of these inputs.
+
+    `ctx.needs_input_grad` tells what asked for a gradient when the graph was recorded: under
+    `autograd.grad(…, inputs)` also weights that nobody asks for now. Torch's own functions look at
+    the pass itself; so does this.
+    """
+    needs, nodes = ctx.needs_input_grad, getattr(ctx, "next_functions", ())
+    tensors = getattr(ctx, "tensor_places", range(len(nodes)))
+    if len(tensors) != len(nodes):
+        return [needs[place] for place in places]
+    goes_on = {place: _goes_on(node) for place, (node, _) in zip(tensors, nodes, strict=True)}
+    return [needs[place] and goes_on.get(place, True) for place in places]
+
+
+def _goes_on(node: object) -> bool:
+    if node is None:
+        return False
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf that is asked for, or no backward pass that can be asked
+        return True
 
 
 def _direct(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _dispatch, _layout
-from rwm_fast.ops._registry import register
+from rwm_fast.ops._registry import register, wanted
 from rwm_fast.ops.modulated_conv2d import formula
 from rwm_fast.ops.modulated_conv2d._geometry import Settings, plan, sizes
 
@@ -48,7 +48,7 @@ def _save_forward(ctx, inputs, output) -> None:
 
 
 def _forward_derivative(ctx, dy: Tensor):
-    needs = list(ctx.needs_input_grad[:INPUTS])
+    needs = wanted(ctx, range(INPUTS))
     grads = modulated_conv2d_backward(dy, *ctx.saved_tensors, *ctx.settings, needs)
     grads = [g if need else None for g, need in zip(grads, needs, strict=True)]
     return *grads, None, *[None] * len(ctx.settings)
@@ -96,23 +96,26 @@ def _save_backward(ctx, inputs, output) -> None:
 def _backward_derivative(ctx, *cotangents: Tensor | None):
     """Torch's derivative of the formula; with a graph of its own if a further order is asked."""
     further = torch.is_grad_enabled()
-    wanted = ctx.needs_input_grad[: INPUTS + 2]
+    asked = wanted(ctx, range(INPUTS + 2))
+    asked[1] = False  # y tells slopes, constant almost everywhere: torch would answer zeros
+    # what nobody differentiates is not computed
+    needs = [n and u is not None for n, u in zip(ctx.needs, cotangents, strict=True)]
     with torch.enable_grad(), _without_autocast(ctx.saved_tensors[0].device.type):
         # new names for the tensors: the derivative must stop here and not run on into y's history
         *inputs, filter = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
-        outputs = formula.backward(*inputs, filter, ctx.settings, ctx.needs)
+        outputs = formula.backward(*inputs, filter, ctx.settings, needs)
         pairs = [
             (o, u)
             for o, u in zip(outputs, cotangents, strict=True)
             if o is not None and u is not None and o.requires_grad
         ]
-        sources = [t for t, want in zip(inputs, wanted, strict=True) if want]
+        sources = [t for t, want in zip(inputs, asked, strict=True) if want]
         grads = [None] * len(sources)
         if pairs and sources:
             outs, us = zip(*pairs, strict=True)
             grads = torch.autograd.grad(outs, sources, us, create_graph=further, allow_unused=True)
     grads = iter(grads)
-    answer = [next(grads) if want else None for want in wanted]
+    answer = [next(grads) if want else None for want in asked]
     return *answer, None, *[None] * len(Settings._fields), None
 
 

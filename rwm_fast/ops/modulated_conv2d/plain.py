@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rwm_fast.ops import _dispatch
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops.bias_act import bias_act
 from rwm_fast.ops.modulated_conv2d import OP, modulated_conv2d
+from rwm_fast.ops.modulated_conv2d._convolution import convolution
 from rwm_fast.ops.modulated_conv2d._geometry import Settings
 from rwm_fast.ops.upfirdn2d import upfirdn2d
 
@@ -50,10 +50,15 @@ def conv2d_bias_act(
         padding, stride = [0, 0, 0, 0], down // early
     w = (weight * weight_gain).to(x.dtype)
     if activation == "linear" and gain == 1:
-        bias = None if bias is None else bias.to(x.dtype)
-        return F.conv2d(x, w, bias, stride=stride, padding=padding[0])
-    y = F.conv2d(x, w, stride=stride, padding=padding[0])
+        y = _convolved(x, w, stride, padding[0])
+        return y if bias is None else y + bias.to(x.dtype)[:, None, None]
+    y = _convolved(x, w, stride, padding[0])
     return bias_act(y, bias, activation=activation, gain=gain)
+
+
+def _convolved(x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
+    arguments = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1
+    return convolution(x, w, arguments)
 
 
 def _fused_is_faster(
