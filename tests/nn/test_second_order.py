@@ -8,8 +8,7 @@ from rwm_fast import modulated_conv2d, use_backend
 from rwm_fast.losses import r1_penalty
 from rwm_fast.nn.layers import EqualConv2d
 from rwm_fast.ops import _dispatch, _extension
-from rwm_fast.ops.modulated_conv2d import _conv2d, formula
-from rwm_fast.ops.modulated_conv2d._conv2d import conv2d
+from rwm_fast.ops.modulated_conv2d import _convolution, formula
 
 LOW_PASS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
 LAYERS = {
@@ -56,26 +55,11 @@ def test_a_layer_with_constant_styles(kind, backend, monkeypatch):
         assert gradgradcheck(slope, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (1, 1, 0), (3, 2, 1)])
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_convolution(kernel, stride, padding, with_bias):
-    x, weight = _normal(1, 2, 5, 4, seed=1), _normal(3, 2, kernel, kernel, seed=2)
-    inputs = (x, weight, _normal(3, seed=3) if with_bias else None)
-    function = lambda *inputs: conv2d(*inputs, stride, padding)
-    assert gradcheck(function, inputs)
-    assert gradgradcheck(function, inputs)
-
-    def slope(*inputs):
-        y = function(*inputs)
-        return torch.autograd.grad(y.square().sum(), inputs[:2], create_graph=True)
-
-    assert gradgradcheck(slope, inputs, fast_mode=True)
-
-
 @pytest.fixture
 def calls(monkeypatch):
     """What R1 asks for: (operator, gradient or None), in order."""
-    noted, choose, gradient = [], _dispatch.choose, _conv2d._gradient
+    noted, choose = [], _dispatch.choose
+    gradients = _convolution.convolution_backward
 
     class Noting:
         def __init__(self, op, module):
@@ -93,11 +77,11 @@ def calls(monkeypatch):
             return self.module.backward(*arguments)
 
     def note(*arguments):
-        noted.append(("conv2d", (arguments[-1],)))
-        return gradient(*arguments)
+        noted.append(("torch", tuple(i for i, need in enumerate(arguments[-1]) if need)))
+        return gradients(*arguments)
 
     monkeypatch.setattr(_dispatch, "choose", lambda op, *a, **k: Noting(op, choose(op, *a, **k)))
-    monkeypatch.setattr(_conv2d, "_gradient", note)
+    monkeypatch.setattr(_convolution, "convolution_backward", note)
     return noted
 
 
@@ -128,7 +112,7 @@ def test_torch_s_convolutions_run_no_more_than_they_must(calls):
     layers, x = _two_layers(32)
     with use_backend("reference"):
         _r1(layers, x)
-    ours = [needs for op, needs in calls if op == "conv2d"]
+    ours = [needs for op, needs in calls if op == "torch"]
     assert sorted(ours) == [(0,)] * 2 + [(1,)] * 2
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rwm_fast.ops import _dispatch, _layout
 from rwm_fast.ops._check import accumulator
-from rwm_fast.ops._registry import register
+from rwm_fast.ops._registry import needed, register
 from rwm_fast.ops.bias_act.reference import along_channels
 
 OP = "bias_act"
@@ -38,7 +38,7 @@ def _save_forward(ctx, inputs, output) -> None:
 
 def _forward_derivative(ctx, dy: Tensor):
     (y,) = ctx.saved_tensors
-    needs = list(ctx.needs_input_grad[:2])
+    needs = needed(ctx, 2)
     dx, dbias = bias_act_backward(dy, y, *ctx.settings, needs)
     return (
         dx if needs[0] else None,

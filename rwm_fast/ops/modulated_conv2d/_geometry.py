@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from rwm_fast.ops.modulated_conv2d._convolution import convolution, convolution_backward
 from rwm_fast.ops.upfirdn2d.autograd import adjoint_padding
 from rwm_fast.ops.upfirdn2d.reference import filter_size, output_size, upfirdn2d
 
@@ -118,9 +118,7 @@ def convolve(
 ) -> Tensor:
     """u [N, O, H, W]; differentiable by torch to any order."""
     z = z if p.before is None else _fir(z, filter, p.before)
-    u = torch.ops.aten.convolution(
-        z, _oriented(weight, p, flip_weight), None, *_convolution_arguments(p)
-    )
+    u = convolution(z, _oriented(weight, p, flip_weight), _convolution_arguments(p))
     for fir in p.after:
         u = _fir(u, filter, fir)
     return u
@@ -140,14 +138,8 @@ def convolve_backward(
     for i, fir in reversed(tuple(enumerate(p.after, start=-len(p.after)))):
         du = _fir_adjoint(du, filter, fir, chain[i - 1])
     z_in = z if p.before is None else _fir(z, filter, p.before)
-    dz, dweight, _ = torch.ops.aten.convolution_backward(
-        du,
-        z_in,
-        _oriented(weight, p, flip_weight),
-        None,
-        *_convolution_arguments(p),
-        [*needs, False],
-    )
+    w, arguments = _oriented(weight, p, flip_weight), _convolution_arguments(p)
+    dz, dweight = convolution_backward(du, z_in, w, arguments, needs)
     if needs[0] and p.before is not None:
         dz = _fir_adjoint(dz, filter, p.before, chain[0])
     # turning the weight is its own adjoint

@@ -106,10 +106,13 @@ def _backward_derivative(ctx, *cotangents: Tensor | None):
     if _is_linear(ctx, wanted, cotangents):
         answer = _linear_derivative(ctx, wanted, cotangents)
         return *answer, None, *[None] * len(Settings._fields), None
+    wanted[1] = False  # y tells slopes, constant almost everywhere: torch would answer zeros
+    # what nobody differentiates is not computed
+    needs = [n and u is not None for n, u in zip(ctx.needs, cotangents, strict=True)]
     with torch.enable_grad(), _without_autocast(ctx.saved_tensors[0].device.type):
         # new names for the tensors: the derivative must stop here and not run on into y's history
         *inputs, filter = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
-        outputs = formula.backward(*inputs, filter, ctx.settings, ctx.needs)
+        outputs = formula.backward(*inputs, filter, ctx.settings, needs)
         pairs = [
             (o, u)
             for o, u in zip(outputs, cotangents, strict=True)

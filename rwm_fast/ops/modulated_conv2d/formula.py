@@ -76,8 +76,9 @@ def backward(
     need_z = need_x or need_s or need_r_in
     if need_z or need_w:
         flip = settings.flip_weight
+        read = z if need_w else z.detach()  # of what is not read, no derivative
         dz, dw_conv = convolve_backward(
-            du.to(x.dtype), z, w, filter, passes, flip, (need_z, need_w)
+            du.to(x.dtype), read, w, filter, passes, flip, (need_z, need_w)
         )
         dw = dw + dw_conv if need_w else None
         dx = a * dz if need_x else None

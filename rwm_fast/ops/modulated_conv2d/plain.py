@@ -11,7 +11,7 @@ from rwm_fast.ops import _dispatch
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops.bias_act import bias_act
 from rwm_fast.ops.modulated_conv2d import OP, modulated_conv2d
-from rwm_fast.ops.modulated_conv2d._conv2d import conv2d
+from rwm_fast.ops.modulated_conv2d._convolution import convolution
 from rwm_fast.ops.modulated_conv2d._geometry import Settings
 from rwm_fast.ops.upfirdn2d import upfirdn2d
 
@@ -49,10 +49,11 @@ def conv2d_bias_act(
         x = upfirdn2d(x, resample_filter, down=early, padding=padding)
         padding, stride = [0, 0, 0, 0], down // early
     w = (weight * weight_gain).to(x.dtype)
+    arguments = [stride] * 2, [padding[0]] * 2, [1, 1], False, [0, 0], 1
     if activation == "linear" and gain == 1:
         bias = None if bias is None else bias.to(x.dtype)
-        return conv2d(x, w, bias, stride, padding[0])
-    y = conv2d(x, w, None, stride, padding[0])
+        return convolution(x, w, arguments, bias)
+    y = convolution(x, w, arguments)
     return bias_act(y, bias, activation=activation, gain=gain)
 
 
