@@ -24,7 +24,8 @@ def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> 
 
 def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     boxes = boxes.to(image.dtype)[:, :, None, None]  # [N, P, 1, 1, 4]
-    u = (2 * torch.arange(size, dtype=image.dtype) + 1) / size - 1  # [S]
+    steps = torch.arange(size, dtype=image.dtype, device=image.device)
+    u = (2 * steps + 1) / size - 1  # [S]
     x = boxes[..., 0] + boxes[..., 2] * u  # [N, P, 1, S]
     y = boxes[..., 1] + boxes[..., 3] * u[:, None]  # [N, P, S, 1]
     grid = torch.stack(torch.broadcast_tensors(x, y), -1).flatten(1, 2)  # [N, P·S, S, 2]

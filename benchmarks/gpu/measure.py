@@ -1,0 +1,203 @@
+"""Measures one row: every column checked against float64, captured, then timed turn by turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from benchmarks.gpu.device import Cpu, Cuda, tf32
+from benchmarks.gpu.rows import BARS, GpuRow
+from benchmarks.gpu.store import Store
+from benchmarks.rows.row import Wrong, stopwatch
+from benchmarks.timing import Rounds, Seconds, quiet, ratios, spread
+
+Call = Callable[[], object]
+
+
+class Broken(RuntimeError):
+    """The device answers no more in this process; another process must go on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a row is measured, after everything in it is warm."""
+
+    seconds: float = 1.5
+    least_rounds: int = 7
+    most_rounds: int = 31
+
+
+@dataclass
+class Timed:
+    """A column: the same calls replayed from a graph and made eagerly, `count` in each."""
+
+    device: Cuda | Cpu
+    count: int
+    graphs: dict[str, Call] = field(default_factory=dict)
+    eager: dict[str, Call] = field(default_factory=dict)
+
+    def measure(self) -> Seconds:
+        found = {p: self.device.time(call) for p, call in self.graphs.items()}
+        found |= {f"eager {p}": self.device.wall(call) for p, call in self.eager.items()}
+        return {phase: seconds / self.count for phase, seconds in found.items()}
+
+
+def calls(row: GpuRow, column: str, count: int) -> tuple[Call, Call]:
+    """The forward pass without gradients, and both passes, over `count` sets of inputs.
+
+    Results stay until the last call of the list, so that no call writes into another's memory.
+    """
+    inputs = row.inputs(column, count)
+    function = row.function(column)
+    with torch.no_grad(), row.block(column):
+        like = function(**inputs[0])
+    cotangents = [row.cotangent(like, each, i) for i, each in enumerate(inputs)]
+
+    def forward() -> list:
+        with torch.no_grad(), row.block(column):
+            return [function(**each) for each in inputs]
+
+    def total() -> list:
+        with row.block(column):
+            return [both(each, dy) for each, dy in zip(inputs, cotangents, strict=True)]
+
+    def both(each: dict, dy: torch.Tensor) -> tuple:
+        result = function(**each)
+        return result.detach(), *torch.autograd.grad(result, row.leaves(each), dy)
+
+    return forward, total
+
+
+def gate(row: GpuRow, column: str, answer: tuple, plain: dict[str, float], where: str) -> dict:
+    """The errors of the answers; raises `Wrong` where one is above what is allowed."""
+    result, *gradients = answer
+    found = row.errors(column, row.row.named(result, tuple(gradients)))
+    allowed = row.allowed(plain)
+    for name, value in found.items():
+        if not value <= allowed[name]:
+            raise Wrong(
+                f"{name} is off the float64 truth by {value:.2g} of its length {where},"
+                f" allowed {allowed[name]:.2g}"
+            )
+    return found
+
+
+def prepare(row: GpuRow, column: str, device: Cuda | Cpu, plain: dict) -> tuple[Timed, dict]:
+    """The column ready to be timed, and facts about it."""
+    count, facts = row.sets(device.cache), {}
+    if column == "ceiling":
+        pairs = [row.ceiling(each) for each in row.inputs("ours", count)]
+        forward = lambda: [first() for first, _ in pairs]
+        total = lambda: [second() for _, second in pairs]
+    elif column == "compiled":
+        with stopwatch(facts):
+            forward, total = calls(row, column, count)
+            total()
+            device.sync()
+    else:
+        forward, total = calls(row, column, count)
+    if column != "ceiling":
+        facts["errors"] = gate(row, column, total()[0], plain, "in an eager call")
+        facts["error"] = max(facts["errors"].values())
+        facts["within_bar"] = facts["error"] <= BARS[row.dtype]
+        facts["peak_bytes"] = device.peak(total)
+    timed = Timed(device, count, eager={"forward": forward, "total": total})
+    _capture(row, column, timed, facts, plain)
+    return timed, facts
+
+
+def _capture(row: GpuRow, column: str, timed: Timed, facts: dict, plain: dict) -> None:
+    """Graphs of both calls; what the second computes in a replay is checked as well."""
+    for phase, call in timed.eager.items():
+        try:
+            timed.graphs[phase], answers = timed.device.capture(call)
+        except Exception as error:
+            facts["graph_error"] = sentence(error)
+            timed.graphs.clear()
+            _still_alive(timed.device)
+            return
+        if column != "ceiling" and phase == "total":
+            gate(row, column, answers[0], plain, "in a replayed graph")
+
+
+def sentence(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"[:400]
+
+
+def _still_alive(device: Cuda | Cpu) -> None:
+    problem = device.problem()
+    if problem:
+        raise Broken(problem)
+
+
+def columns_of(
+    row: GpuRow, part: str, store: Store, device: Cuda | Cpu
+) -> tuple[dict[str, Timed], dict[str, dict]]:
+    """Columns that can be timed; facts about all, with `error` or `wrong` where they cannot."""
+    ready, facts, plain = {}, {}, {}
+    crashed = store.crashed(part, row.name)
+    for column in row.columns:
+        if column in crashed:
+            facts[column] = {"failed": f"it took the process with it: {crashed[column]}"}
+            continue
+        store.mark(part, row.name, column)
+        try:
+            ready[column], facts[column] = prepare(row, column, device, plain)
+        except Wrong as error:
+            facts[column] = {"wrong": str(error)}
+        except Broken:
+            raise
+        except Exception as error:
+            facts[column] = {"failed": sentence(error)}
+            _still_alive(device)
+        if column == "rewritten":
+            plain = facts[column].get("errors", {})
+        device.release()
+    return ready, facts
+
+
+def measure(row: GpuRow, part: str, store: Store, device: Cuda | Cpu, plan: Plan) -> dict:
+    """The result of a row."""
+    with tf32(row.tf32), quiet(torch.get_num_threads()):
+        before = device.state()
+        ready, facts = columns_of(row, part, store, device)
+        store.mark(part, row.name)
+        rounds = Rounds(ready)
+        count = _run(rounds, plan) if ready else 0
+        after = device.state()
+        work, sets = row.work(), row.sets(device.cache)
+    mine = rounds.seconds.get("ours", {})
+    for column, phases in rounds.seconds.items():
+        facts[column]["seconds"] = {p: spread(v)._asdict() for p, v in phases.items()}
+        if column != "ours":
+            both = {p: ratios(v, mine[p]) for p, v in phases.items() if p in mine}
+            facts[column]["over_ours"] = {p: r._asdict() for p, r in both.items()}
+    ready.clear()
+    row.release()
+    torch.compiler.reset()
+    device.release()
+    return {
+        "dtype": row.dtype,
+        "work": work,
+        "sets": sets,
+        "rounds": count,
+        "clock": device.clock,
+        "before": before,
+        "after": after,
+        "columns": {name: facts[name] for name in row.columns},
+    }
+
+
+def _run(rounds: Rounds, plan: Plan) -> int:
+    """One round to see what it costs, then as many as fit; all columns in turn in each."""
+    start = time.perf_counter()
+    rounds.run(1)
+    cost = max(time.perf_counter() - start, 1e-6)
+    rounds.seconds.clear()
+    count = max(plan.least_rounds, min(plan.most_rounds, int(plan.seconds / cost)))
+    rounds.run(count)
+    return count
