@@ -137,8 +137,10 @@ class Cuda:
         self.sync()
         return torch.cuda.max_memory_allocated(self.place) - before
 
-    def release(self) -> None:
-        gc.collect()
+    def release(self, thorough: bool = False) -> None:
+        """Give memory back; thorough: of dead cycles too."""
+        if thorough:
+            gc.collect()
         torch.cuda.empty_cache()
 
     def problem(self) -> str | None:
@@ -184,8 +186,8 @@ class Cpu:
         call()
         return 0
 
-    def release(self) -> None:
-        gc.collect()
+    def release(self, thorough: bool = False) -> None:
+        """Nothing is kept back."""
 
     def problem(self) -> str | None:
         return None

@@ -178,8 +178,9 @@ def measure(row: GpuRow, part: str, store: Store, device: Cuda | Cpu, plan: Plan
             facts[column]["over_ours"] = {p: r._asdict() for p, r in both.items()}
     ready.clear()
     row.release()
-    torch.compiler.reset()
-    device.release()
+    if "compiled" in row.columns:
+        torch.compiler.reset()
+    device.release(thorough=True)
     return {
         "dtype": row.dtype,
         "work": work,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -133,6 +134,17 @@ class Worker:
         self.store.put(part, task.name, {**found, "took": round(time.perf_counter() - start, 2)})
 
 
+def end_with(parent: int) -> None:
+    """End when the process that started this one is gone: nobody would read what is measured."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(BROKEN)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.gpu.worker", description=__doc__)
     parser.add_argument("--store", type=Path, required=True)
@@ -143,7 +155,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--share", default="0/1")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--parent", type=int, default=0, help="end when this process does")
     a = parser.parse_args(argv)
+    if a.parent:
+        end_with(a.parent)
     share = tuple(int(word) for word in a.share.split("/"))
     plan = Plan(0.01, 2, 2) if a.tiny else Plan()
     work = Worker(Store(a.store), device(a.device), a.deadline, a.tiny, a.only, share)
