@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from benchmarks.gpu.device import Cpu, Cuda, tf32
 from benchmarks.gpu.rows import BARS, GpuRow
 from benchmarks.gpu.store import Store
 from benchmarks.rows.row import Wrong, stopwatch
-from benchmarks.timing import Rounds, Seconds, quiet, ratios, spread
+from benchmarks.timing import Column, Rounds, Seconds, quiet, ratios, spread
 
 Call = Callable[[], object]
 
@@ -134,42 +134,55 @@ def _still_alive(device: Cuda | Cpu) -> None:
         raise Broken(problem)
 
 
-def columns_of(
-    row: GpuRow, part: str, store: Store, device: Cuda | Cpu
-) -> tuple[dict[str, Timed], dict[str, dict]]:
-    """Columns that can be timed; facts about all, with `error` or `wrong` where they cannot."""
-    ready, facts, plain = {}, {}, {}
-    crashed = store.crashed(part, row.name)
-    for column in row.columns:
-        if column in crashed:
-            facts[column] = {"failed": f"it took the process with it: {crashed[column]}"}
+def column_facts(
+    names: Sequence[str],
+    build: Callable[[str], tuple[Column, dict]],
+    ready: dict[str, Column],
+    part: str,
+    row: str,
+    store: Store,
+    device: Cuda | Cpu,
+) -> dict[str, dict]:
+    """Builds every column, into `ready` those that can be timed; facts about all of them.
+
+    One that computes something else has `wrong`, one that raises has `failed`.
+    """
+    facts: dict[str, dict] = {}
+    crashed = store.crashed(part, row)
+    for name in names:
+        if name in crashed:
+            facts[name] = {"failed": f"it took the process with it: {crashed[name]}"}
             continue
-        store.mark(part, row.name, column)
+        store.mark(part, row, name)
         try:
-            ready[column], facts[column] = prepare(row, column, device, plain)
+            ready[name], facts[name] = build(name)
         except Wrong as error:
-            facts[column] = {"wrong": str(error)}
+            facts[name] = {"wrong": str(error)}
         except Broken:
             raise
         except Exception as error:
-            facts[column] = {"failed": sentence(error)}
+            facts[name] = {"failed": sentence(error)}
             _still_alive(device)
-        if column == "rewritten":
-            plain = facts[column].get("errors", {})
         device.release()
-    return ready, facts
+    return facts
 
 
-def measure(row: GpuRow, part: str, store: Store, device: Cuda | Cpu, plan: Plan) -> dict:
-    """The result of a row."""
-    with tf32(row.tf32), quiet(torch.get_num_threads()):
+def measured(
+    ready: dict[str, Column],
+    facts: dict[str, dict],
+    part: str,
+    row: str,
+    store: Store,
+    device: Cuda | Cpu,
+    plan: Plan,
+) -> dict:
+    """Rounds of the columns that are ready; their times and ratios go to the facts."""
+    store.mark(part, row)
+    with quiet(torch.get_num_threads()):
         before = device.state()
-        ready, facts = columns_of(row, part, store, device)
-        store.mark(part, row.name)
         rounds = Rounds(ready)
         count = _run(rounds, plan) if ready else 0
         after = device.state()
-        work, sets = row.work(), row.sets(device.cache)
     mine = rounds.seconds.get("ours", {})
     for column, phases in rounds.seconds.items():
         facts[column]["seconds"] = {p: spread(v)._asdict() for p, v in phases.items()}
@@ -177,20 +190,30 @@ def measure(row: GpuRow, part: str, store: Store, device: Cuda | Cpu, plan: Plan
             both = {p: ratios(v, mine[p]) for p, v in phases.items() if p in mine}
             facts[column]["over_ours"] = {p: r._asdict() for p, r in both.items()}
     ready.clear()
+    device.release(thorough=True)
+    return {"rounds": count, "before": before, "after": after, "columns": facts}
+
+
+def measure(row: GpuRow, part: str, store: Store, device: Cuda | Cpu, plan: Plan) -> dict:
+    """The result of a row."""
+    ready: dict[str, Column] = {}
+    plain: dict[str, float] = {}
+
+    def build(column: str) -> tuple[Column, dict]:
+        timed, facts = prepare(row, column, device, plain)
+        if column == "rewritten":
+            plain.update(facts["errors"])
+        return timed, facts
+
+    with tf32(row.tf32):
+        facts = column_facts(row.columns, build, ready, part, row.name, store, device)
+        found = measured(ready, facts, part, row.name, store, device, plan)
+        work, sets = row.work(), row.sets(device.cache)
     row.release()
     if "compiled" in row.columns:
         torch.compiler.reset()
     device.release(thorough=True)
-    return {
-        "dtype": row.dtype,
-        "work": work,
-        "sets": sets,
-        "rounds": count,
-        "clock": device.clock,
-        "before": before,
-        "after": after,
-        "columns": {name: facts[name] for name in row.columns},
-    }
+    return found | {"dtype": row.dtype, "work": work, "sets": sets, "clock": device.clock}
 
 
 def _run(rounds: Rounds, plan: Plan) -> int:

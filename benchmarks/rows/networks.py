@@ -61,12 +61,15 @@ def _fold_contiguous(x: Tensor, factor: int) -> Tensor:
 
 def _noise(network, content: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
     """Drawn in float32, so that float64 networks get the same maps."""
-    shapes = network.noise_shapes(content)
-    return [torch.randn(s, generator=generator).to(network.parameter_dtype) for s in shapes]
+    drawn_on = content.device if generator is None else generator.device
+    draw = lambda shape: torch.randn(shape, generator=generator, device=drawn_on)
+    return [
+        draw(s).to(content.device, network.parameter_dtype) for s in network.noise_shapes(content)
+    ]
 
 
-def random_source() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def random_source(place: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(place).manual_seed(0)
 
 
 def pictures(batch: int, side: int) -> Tensor:
@@ -90,6 +93,7 @@ class NetworkRow(Row):
     columns: tuple[str, ...] = ("published", "rewritten", "compiled", OURS)
     group: str = "networks"
     title: str = ""
+    place: torch.device = torch.device("cpu")
 
     def __post_init__(self):
         self.name = f"{self.title} {self.preset}, batch {self.batch} {self.dtype}"
@@ -105,7 +109,7 @@ class NetworkRow(Row):
         return reasons
 
     def image(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        return pictures(self.batch, self.config.model.image_size).to(dtype)
+        return pictures(self.batch, self.config.model.image_size).to(self.place, dtype)
 
     def error(self, got: Tensor, exact: Tensor) -> float:
         """The length of the error relative to that of the answer."""
@@ -180,10 +184,12 @@ def inside(column: str, function: Callable) -> Callable:
     return run
 
 
-def make_trainer(config: Config, column: str, dtype: torch.dtype) -> Trainer:
+def make_trainer(
+    config: Config, column: str, dtype: torch.dtype, place: torch.device | str = "cpu"
+) -> Trainer:
     """Rates of 0: every call of every column meets the same weights, and Adam works as always."""
     narrow = torch.float32 if dtype == torch.float64 else dtype
-    trainer = Trainer(config, torch.device("cpu"), narrow)
+    trainer = Trainer(config, torch.device(place), narrow)
     trainer.rates = dict.fromkeys(trainer.rates, 0.0)
     for module in trainer.nets.as_dict().values():
         if dtype == torch.float64:
@@ -228,11 +234,11 @@ class TrainingRow(NetworkRow):
     """One iteration, all lazy terms weighted as often as they are due."""
 
     def calls(self, column: str, dtype: torch.dtype) -> tuple[list[Step], Callable[[], Answers]]:
-        trainer = make_trainer(self.config, column, dtype)
+        trainer = make_trainer(self.config, column, dtype, self.place)
         image = self.image(torch.float64 if dtype == torch.float64 else torch.float32)
 
         def iterate(index: int) -> dict[str, Tensor]:
-            counts, random = trainer.counts, random_source()
+            counts, random = trainer.counts, random_source(self.place)
             counts.judge = counts.paint = index
             terms = trainer.step(image, SEEN, LATE, random)
             if counts.paint == index:  # judges and painters take turns: the painters are left
@@ -269,20 +275,20 @@ class R1Row(NetworkRow):
         return {**super().missing(full), "compiled": reason}
 
     def calls(self, column: str, dtype: torch.dtype) -> tuple[list[Step], Callable[[], Answers]]:
-        trainer = make_trainer(self.config, column, dtype)
+        trainer = make_trainer(self.config, column, dtype, self.place)
         image = self.image(torch.float64 if dtype == torch.float64 else torch.float32)
         method, judges = trainer.method, trainer.judges
 
         def penalty() -> dict:
             for judge in judges.values():
                 judge.zero_grad(set_to_none=True)
-            terms = method.r1_terms(image, random_source())
+            terms = method.r1_terms(image, random_source(self.place))
             total(terms).backward()
             return terms
 
         @torch.no_grad()
         def forward() -> None:
-            random, patches = random_source(), judges["patches"]
+            random, patches = random_source(self.place), judges["patches"]
             judges["discriminator"](image)
             pair = [patches.features(method.crops(image, random)) for _ in range(2)]
             patches(*pair)
