@@ -19,6 +19,7 @@ from benchmarks.published import down_borders, up_borders
 
 def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
     """For masks in [0, 1]."""
+    mask = mask.to(hybrid.dtype)
     return torch.lerp((hybrid - outside).abs(), (hybrid - inside).abs(), mask).mean()
 
 

@@ -91,7 +91,8 @@ def run(a: argparse.Namespace, store: Store, end: float) -> None:
     flags = ["--device", a.device, "--only", a.only]
     flags += ["--tiny"] * a.tiny + ["--no-compile"] * a.no_compile
     crew = Crew(store, outside.log, flags)
-    timed = [part for part in a.parts if part not in LIMITS]  # one process, one after the other
+    # one process, one after the other
+    timed = [part for part in a.parts if part not in LIMITS and not store.finished(part)]
     for part in [*(part for part in a.parts if part in LIMITS), *timed[:1]]:
         deadline = min(end, time.time() + LIMITS.get(part, 1e9))
         if deadline - time.time() < 1:
@@ -107,6 +108,8 @@ def run(a: argparse.Namespace, store: Store, end: float) -> None:
                 outside.tests(deadline, **more)
         elif part == "sanitizer":
             outside.sanitizer(deadline)
+        elif part == "check" and store.finished(part):
+            continue
         elif part == "check":  # the checks may share the GPU; whatever is timed has it alone
             crew.work([part], deadline, several)
         else:

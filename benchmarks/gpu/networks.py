@@ -6,6 +6,7 @@ numbers are drawn on the GPU. Steps of training are timed eagerly: they draw mas
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,8 @@ from rwm_fast.training.trainer import build_networks
 
 COLUMNS = ("rewritten", "published", *OURS)
 CHECKED = 2  # pictures
+FAR = 5  # times the rewritten column's error
+FLOORS = {"float32": 0.02, "bfloat16": 0.1}  # where that error is small by luck
 
 
 class InferenceRow(NetworkRow):
@@ -92,30 +95,38 @@ def _steps(row: NetworkRow, column: str) -> tuple[Callable[[], Answers], list[St
     return on(answers), steps
 
 
+def check(row: NetworkRow, found: dict[str, float], plain: dict[str, float]) -> None:
+    """Refuses a column that computes something else than the rewritten one.
+
+    Whole steps are not a test of kernels, those have their own: losses of absolute values turn
+    roundings into jumps of gradients, so no bound follows from the dtype. The rewritten column only
+    has to be finite; the others may be a few times as far from float64 as it is.
+    """
+    for name, error in found.items():
+        bound = max(FAR * plain[name], FLOORS[row.dtype]) if plain else sys.float_info.max
+        if not error <= bound:
+            raise Wrong(f"{name} is off the float64 truth by {error:.2g}, allowed {bound:.2g}")
+
+
 def prepare(
-    row: NetworksRow, column: str, device: Cuda | Cpu, truth: dict, plain: float
-) -> tuple[object, dict]:
-    """The column ready to be timed, and its largest error."""
+    row: NetworksRow, column: str, device: Cuda | Cpu, truth: dict, plain: dict[str, float]
+) -> tuple[Weighted, dict]:
+    """The column ready to be timed, and its errors."""
     few = row.few(device.place)
     answers, _ = _steps(few, column)
-    few.answer_names = tuple(truth)
-    found, bounds = errors(few, answers(), truth), few.bounds("", plain)
-    for name, error in found.items():
-        if not error <= bounds[name]:
-            raise Wrong(
-                f"{name} is off the float64 truth by {error:.2g}, allowed {bounds[name]:.2g}"
-            )
-    del answers
+    found = errors(few, answers(), truth)
+    check(few, found, plain)
+    del answers, _
     device.release(thorough=True)
     _, steps = _steps(row.many(device.place), column)
     for _ in range(2):  # shapes of the full batch: compile, choose algorithms
         for step in steps:
             step.forward()
-    facts = {"error": max(found.values()), "peak_bytes": device.peak(steps[0].forward)}
+    facts = {"errors": found, "error": max(found.values())}
+    facts["peak_bytes"] = device.peak(steps[0].forward)
     timed = Weighted(device, steps)
     if row.capture:
-        replay, timed.kept = device.capture(steps[0].forward)
-        timed.graph = replay
+        timed.graph, timed.kept = device.capture(steps[0].forward)
     return timed, facts
 
 
@@ -137,18 +148,19 @@ class Weighted:
 
 def measure(row: NetworksRow, store: Store, device: Cuda | Cpu, plan: Plan) -> dict:
     """The result of a row."""
-    truth = None
-    plain = 0.0
+    truth: dict[str, Tensor] = {}
+    plain: dict[str, float] = {}
     ready: dict[str, Weighted] = {}
 
-    def build(column: str) -> tuple[object, dict]:
-        nonlocal truth, plain
-        if truth is None:
-            few = row.few(device.place)
-            truth = {name: value.detach() for name, value in few.truth("").items()}
+    def build(column: str) -> tuple[Weighted, dict]:
+        if not truth:
+            found = row.few(device.place).truth("")
+            truth.update((name, value.detach()) for name, value in found.items())
+            del found
             device.release(thorough=True)
         timed, facts = prepare(row, column, device, truth, plain)
-        plain = facts["error"] if column == "rewritten" else plain
+        if column == "rewritten":
+            plain.update(facts["errors"])
         return timed, facts
 
     facts = column_facts(COLUMNS, build, ready, "networks", row.name, store, device)

@@ -195,12 +195,43 @@ def markdown(data: dict) -> str:
     if data["parts"].get("ceilings", {}).get("rows"):
         lines += _ceiling_lines(data)
     for part in TIMED:
-        for phase in ("forward", "total", "eager forward", "eager total"):
-            if data["parts"].get(part, {}).get("rows"):
-                lines += _lines(data, part, phase)
+        for phase in phases(data, part):
+            lines += _lines(data, part, phase)
+    lines += _notes(data)
     left = pending(data)
     lines += ["\n## not yet\n", *(f"- {name}" for name in left)] if left else []
     return "\n".join(lines)
+
+
+def phases(data: dict, part: str) -> list[str]:
+    """Of the rows of a part, in the order in which they were timed."""
+    rows = data["parts"].get(part, {"rows": {}})["rows"].values()
+    ours = [row.get("columns", {}).get("ours", {}) for row in rows]
+    return list(dict.fromkeys(phase for column in ours for phase in column.get("seconds", {})))
+
+
+def _notes(data: dict) -> Iterator[str]:
+    """Columns without a time, with the reason; rows during which the clock moved."""
+    notes = []
+    for part in TIMED:
+        for name, row in data["parts"].get(part, {"rows": {}})["rows"].items():
+            for column, facts in row.get("columns", {}).items():
+                for key in ("wrong", "failed", "graph_error"):
+                    if key in facts:
+                        notes.append(f"- {name}: {column}: {key}: {facts[key]}")
+            before, after = (row.get(k, {}).get("clocks.sm") for k in ("before", "after"))
+            if _moved(before, after):
+                notes.append(f"- {name}: the SM clock went from {before} to {after} MHz")
+    yield from ["\n## notes\n", *notes] if notes else []
+
+
+def _moved(before: str | None, after: str | None) -> bool:
+    """By more than 3 %: then the two sides of a ratio may have run at different speeds."""
+    try:
+        first, last = float(before), float(after)
+    except (TypeError, ValueError):
+        return False
+    return abs(last - first) > 0.03 * max(first, last)
 
 
 def short(data: dict) -> str:

@@ -58,6 +58,11 @@ class Store:
     def has(self, part: str, row: str) -> bool:
         return row in self.rows(part)
 
+    def finished(self, part: str) -> bool:
+        """Whether every row that the part is known to have is there."""
+        content = self.data["parts"].get(part, {})
+        return "planned" in content and set(content["planned"]) <= set(content["rows"])
+
     def plan(self, part: str, names: list[str]) -> None:
         """All rows that the part has, so that a reader sees what is still to come."""
         self.rows(part)

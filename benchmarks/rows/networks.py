@@ -191,9 +191,10 @@ def make_trainer(
     narrow = torch.float32 if dtype == torch.float64 else dtype
     trainer = Trainer(config, torch.device(place), narrow)
     trainer.rates = dict.fromkeys(trainer.rates, 0.0)
-    for module in trainer.nets.as_dict().values():
-        if dtype == torch.float64:
+    if dtype == torch.float64:
+        for module in (*trainer.nets.as_dict().values(), *trainer.ema.modules.values()):
             module.double()
+    for module in trainer.nets.as_dict().values():
         if column == "published":
             module.to(memory_format=torch.contiguous_format)
     if column == "compiled":
