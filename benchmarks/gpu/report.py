@@ -43,7 +43,7 @@ def checked(data: dict) -> dict:
             where = f"{part}[{name}]"
             known = row.get("run", -1) in range(len(data["runs"]))
             _need(known, where, f"run must be one of the runs, got {row.get('run')!r}")
-            if part in TIMED and "failed" not in row:
+            if part in TIMED and not {"failed", "skipped"} & row.keys():
                 _check_timed(row, where)
     return data
 
@@ -136,7 +136,7 @@ def _lines(data: dict, part: str, phase: str) -> Iterator[str]:
     for name, row in data["parts"][part]["rows"].items():
         ours = row.get("columns", {}).get("ours", {})
         if "seconds" not in ours:
-            why = row.get("failed") or ours.get("wrong") or ours.get("failed")
+            why = row.get("failed") or row.get("skipped") or ours.get("wrong") or ours.get("failed")
             yield f"| {name} | {why} |" + " |" * (len(OTHERS) + 2)
             continue
         s = ours["seconds"].get(phase)
@@ -195,8 +195,9 @@ def markdown(data: dict) -> str:
     if data["parts"].get("ceilings", {}).get("rows"):
         lines += _ceiling_lines(data)
     for part in TIMED:
-        for phase in phases(data, part):
-            lines += _lines(data, part, phase)
+        if data["parts"].get(part, {}).get("rows"):
+            for phase in phases(data, part) or ["forward"]:
+                lines += _lines(data, part, phase)
     lines += _notes(data)
     left = pending(data)
     lines += ["\n## not yet\n", *(f"- {name}" for name in left)] if left else []

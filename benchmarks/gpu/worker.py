@@ -106,7 +106,8 @@ class Worker:
             try:
                 planned = list(self.tasks(part))
             except ImportError as error:
-                self.store.put(part, part, {"failed": sentence(error)})
+                self.store.plan(part, [part])
+                self.store.put(part, part, {"skipped": sentence(error)})
                 continue
             first, step = self.share
             mine = [task for task in planned[first::step] if self.only in task.name]

@@ -185,6 +185,16 @@ def test_the_time_is_kept_and_the_next_run_goes_on(tmp_path):
     assert {row["run"] for row in found.values()} == {0, 1}
 
 
+def test_what_the_networks_need_may_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "benchmarks.gpu.networks", None)
+    monkeypatch.delattr("benchmarks.gpu.networks")
+    work = new_worker(tmp_path)
+    assert work.run(["networks"])
+    row = work.store.rows("networks")["networks"]
+    assert "networks" in row["skipped"] and report.problems(work.store.data) == []
+    assert f"| networks | {row['skipped']} |" in report.markdown(report.checked(work.store.data))
+
+
 def test_a_row_needs_the_time_it_usually_takes(tmp_path):
     work = new_worker(tmp_path, deadline=10, now=lambda: 9)
     work.tiny = False
