@@ -24,30 +24,35 @@ DTYPES = {
     "float64": torch.float64,
 }
 SHOWN = 20  # failures of a row that are kept in words
+CHUNK = 12  # cases of a row: Triton compiles several kernels for each, a second apiece
 
 
-def checks(tiny: bool = False) -> Iterator[tuple[str, str, str, str]]:
-    """(name of the row, operator, backend, dtype), quick ones first."""
+def checks(tiny: bool = False) -> Iterator[tuple[str, str, str, str, list[Case]]]:
+    """(name of the row, operator, backend, dtype, cases), quick ones first."""
     ops = ("masked_l1", "bias_act") if tiny else sorted(OPS, key=lambda op: op == OPS[0])
     for backend in ("native",) if tiny else ("native", "triton"):
         for dtype in ("float32",) if tiny else DTYPES:
             for op in ops:
                 if backend in backends(op) and (backend, dtype) != ("triton", "float64"):
-                    yield f"{op} {backend} {dtype}", op, backend, dtype
+                    every = [*cases(op), *(() if tiny else cases(op, bench=True))]
+                    count = -(-len(every) // CHUNK)
+                    for i in range(count):  # every so-manieth: the large ones are at the end
+                        part = f" {i + 1}/{count}" if count > 1 else ""
+                        yield f"{op} {backend} {dtype}{part}", op, backend, dtype, every[i::count]
 
 
 def check(
     op: str,
     backend: str,
     dtype: str,
+    every: Collection[Case],
     device: Cuda | Cpu,
     beat: Callable[[str], None],
     skip: Collection[str] = (),
 ) -> dict:
-    """All cases of an operator but those in `skip`; `beat` is told each before it runs."""
+    """The cases of an operator but those in `skip`; `beat` is told each before it runs."""
     found = {"cases": 0, "worst": 0.0, "case": "", "failures": [], "failed": 0}
     refused: Counter = Counter()
-    every = [*cases(op), *(cases(op, bench=True) if device.kind == "cuda" else ())]
     every = [case for case in every if case.name not in skip]
     with tf32(False):
         for case in every:

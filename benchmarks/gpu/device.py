@@ -64,7 +64,6 @@ class Cuda:
         self.junk = torch.ones(FLUSHED * self.cache // 4, device=self.place)
         self.sink = torch.zeros((), device=self.place)
         self.start, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.backends.cudnn.benchmark = True
 
     def facts(self) -> dict[str, object]:
         p = torch.cuda.get_device_properties(self.place)
@@ -195,6 +194,17 @@ class Cpu:
 
 def device(kind: str) -> Cuda | Cpu:
     return {"cuda": Cuda, "cpu": Cpu}[kind]()
+
+
+@contextlib.contextmanager
+def search(on: bool):
+    """Whether cuDNN tries its algorithms out: for what is timed, never for float64 truths."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = on
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextlib.contextmanager

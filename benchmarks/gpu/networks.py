@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.device import Cpu, Cuda
+from benchmarks.gpu.device import Cpu, Cuda, search
 from benchmarks.gpu.measure import Call, Plan, column_facts, measured
 from benchmarks.gpu.rows import OURS, TYPES
 from benchmarks.gpu.store import Store
@@ -109,9 +109,14 @@ def check(row: NetworkRow, found: dict[str, float], plain: dict[str, float]) -> 
 
 
 def prepare(
-    row: NetworksRow, column: str, device: Cuda | Cpu, truth: dict, plain: dict[str, float]
+    row: NetworksRow,
+    column: str,
+    device: Cuda | Cpu,
+    truth: dict,
+    plain: dict[str, float],
+    beat: Callable[[], None],
 ) -> tuple[Weighted, dict]:
-    """The column ready to be timed, and its errors."""
+    """The column ready to be timed, and its errors; `beat` is called between slow calls."""
     few = row.few(device.place)
     answers, _ = _steps(few, column)
     found = errors(few, answers(), truth)
@@ -121,7 +126,10 @@ def prepare(
     _, steps = _steps(row.many(device.place), column)
     for _ in range(2):  # shapes of the full batch: compile, choose algorithms
         for step in steps:
+            beat()
             step.forward()
+            device.sync()
+    beat()
     facts = {"errors": found, "error": max(found.values())}
     facts["peak_bytes"] = device.peak(steps[0].forward)
     timed = Weighted(device, steps)
@@ -154,15 +162,21 @@ def measure(row: NetworksRow, store: Store, device: Cuda | Cpu, plan: Plan) -> d
 
     def build(column: str) -> tuple[Weighted, dict]:
         if not truth:
-            found = row.few(device.place).truth("")
+            store.mark("networks", row.name)  # no column is to blame for it
+            with search(False):
+                found = row.few(device.place).truth("")
             truth.update((name, value.detach()) for name, value in found.items())
             del found
             device.release(thorough=True)
-        timed, facts = prepare(row, column, device, truth, plain)
+        beat = lambda: store.mark("networks", row.name, column)
+        beat()
+        timed, facts = prepare(row, column, device, truth, plain, beat)
         if column == "rewritten":
             plain.update(facts["errors"])
         return timed, facts
 
-    facts = column_facts(COLUMNS, build, ready, "networks", row.name, store, device)
-    found = measured(ready, facts, "networks", row.name, store, device, plan)
+    plan = replace(plan, seconds=4 * plan.seconds, least_rounds=min(3, plan.least_rounds))
+    with search(True):
+        facts = column_facts(COLUMNS, build, ready, "networks", row.name, store, device)
+        found = measured(ready, facts, "networks", row.name, store, device, plan)
     return found | {"dtype": row.row.dtype, "work": {}, "clock": device.clock}

@@ -86,7 +86,7 @@ def pending(data: dict) -> list[str]:
         f"{part}: {name}"
         for part, content in data["parts"].items()
         for name in content.get("planned", ())
-        if name not in content["rows"]
+        if name not in content["rows"] or content["rows"][name].get("complete") is False
     ]
 
 
@@ -131,13 +131,14 @@ def _cell(row: dict, name: str, phase: str) -> str:
 def _lines(data: dict, part: str, phase: str) -> Iterator[str]:
     """A table: our time in µs, and how many times as long the others take."""
     yield f"\n## {part}, {phase}\n"
-    yield f"| row | ours, µs (20th–80th percentile) | {' | '.join(OTHERS)} | of roofline | peak |"
-    yield "|---" * (len(OTHERS) + 4) + "|"
+    head = f"| row | ours, µs (20th–80th percentile) | {' | '.join(OTHERS)} | of roofline "
+    yield head + "| GFLOP | MB | peak |"
+    yield "|---" * (len(OTHERS) + 6) + "|"
     for name, row in data["parts"][part]["rows"].items():
         ours = row.get("columns", {}).get("ours", {})
         if "seconds" not in ours:
             why = row.get("failed") or row.get("skipped") or ours.get("wrong") or ours.get("failed")
-            yield f"| {name} | {why} |" + " |" * (len(OTHERS) + 2)
+            yield f"| {name} | {why} |" + " |" * (len(OTHERS) + 4)
             continue
         s = ours["seconds"].get(phase)
         if s is None:
@@ -145,7 +146,9 @@ def _lines(data: dict, part: str, phase: str) -> Iterator[str]:
         mine = f"{_micro(s['median'])} ({_micro(s['p20'])}–{_micro(s['p80'])})"
         cells = " | ".join(_cell(row, other, phase) for other in OTHERS)
         peak = f"{ours.get('peak_bytes', 0) / 2**20:.0f} MiB"
-        yield f"| {name} | {mine} | {cells} | {share(data, row, phase)} | {peak} |"
+        work = row["work"].get(phase.removeprefix("eager "))
+        least = f"{work['flops'] / 1e9:.4g} | {work['bytes'] / 1e6:.4g}" if work else "– | –"
+        yield f"| {name} | {mine} | {cells} | {share(data, row, phase)} | {least} | {peak} |"
 
 
 def _ceiling_lines(data: dict) -> Iterator[str]:
@@ -181,8 +184,9 @@ def markdown(data: dict) -> str:
     lines = ["# On a GPU", "", ", ".join(f"{k} {v}" for k, v in told.items() if v), ""]
     lines += ["Medians; × = times as long as ours takes, round by round. forward = no gradients,"]
     lines += ["total = forward and backward, both replayed from a CUDA graph with cold caches;"]
-    lines += ["eager = the same calls made one by one, on the wall clock. of roofline = the least"]
-    lines += ["time that this device's copy and matrix product allow, over our time.", ""]
+    lines += ["eager = the same calls made one by one, on the wall clock; gpu = those between two"]
+    lines += ["events. of roofline = the least time that this device's copy and matrix product"]
+    lines += ["allow, over our time; GFLOP and MB are the work it is computed from.", ""]
     lines += [f"- PROBLEM: {p}" for p in problems(data)]
     for part in ("build", "tests", "sanitizer"):
         for name, row in data["parts"].get(part, {"rows": {}})["rows"].items():

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.gpu import bare, checks, rows
-from benchmarks.gpu.device import Cpu, Cuda, device, tf32
+from benchmarks.gpu.device import Cpu, Cuda, device, search, tf32
 from benchmarks.gpu.measure import Broken, Plan, measure, sentence
 from benchmarks.gpu.store import Store
 from benchmarks.timing import spread
@@ -60,7 +60,7 @@ class Worker:
     def _checks(self) -> Iterator[Task]:
         for name, *what in checks.checks(self.tiny):
             beat = lambda case, name=name: self.store.mark("check", name, case)
-            yield Task(name, partial(self._check, name, what, beat), 20)
+            yield Task(name, partial(self._check, name, what, beat), 15)
 
     def _check(self, name: str, what: list[str], beat: Callable[[str], None]) -> dict:
         skip = self.store.crashed("check", name)
@@ -74,7 +74,7 @@ class Worker:
     def _ceiling(self, ceiling: bare.Ceiling) -> dict:
         """Medians of each call, and the rates they come to."""
         found = {"bytes": ceiling.bytes, "flops": ceiling.flops, "seconds": {}}
-        with tf32(ceiling.tf32):
+        with tf32(ceiling.tf32), search(True):
             for name, call in ceiling.make().items():
                 for _ in range(3):
                     call()
