@@ -80,7 +80,7 @@ def gate(row: GpuRow, column: str, answer: tuple, plain: dict[str, float], where
     """The errors of the answers; raises `Wrong` where one is above what is allowed."""
     result, *gradients = answer
     found = row.errors(column, row.row.named(result, tuple(gradients)))
-    allowed = row.allowed(plain)
+    allowed = row.allowed(column, plain)
     for name, value in found.items():
         if not value <= allowed[name]:
             raise Wrong(

@@ -75,8 +75,10 @@ def problems(data: dict) -> list[str]:
             for column, facts in row.get("columns", {}).items():
                 if "wrong" in facts:
                     found.append(f"{where}: {column} is wrong: {facts['wrong']}")
-                elif "failed" in facts and column == "ours":
-                    found.append(f"{where}: {column}: {facts['failed']}")
+                # a backend may refuse a call; anything else that ours raises is a defect
+                why = facts.get("failed") or facts.get("graph_error", "")
+                if column.startswith("ours") and why and not why.startswith("BackendError"):
+                    found.append(f"{where}: {column}: {why}")
     return found
 
 

@@ -88,6 +88,18 @@ def test_results_are_whole_and_make_a_table(measured):
     assert report.problems(measured) == []
 
 
+def test_what_of_ours_raises_is_a_problem_and_a_refusal_is_none(measured):
+    data = copy.deepcopy(measured)
+    columns(data)["ours-triton"]["failed"] = "RuntimeError: PTX"
+    columns(data)["ours-native"]["graph_error"] = "RuntimeError: capture"
+    columns(data)["published"]["graph_error"] = "RuntimeError: theirs"
+    name = "operators: masked_l1 2x3x16x16 float32"
+    assert report.problems(data) == [
+        f"{name}: ours-native: RuntimeError: capture",
+        f"{name}: ours-triton: RuntimeError: PTX",
+    ]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -150,6 +162,7 @@ def test_wrong_gradients_and_wrong_graphs_are_refused():
                 kept[0][-1].zero_()
             return replay, kept
 
+    assert row.allowed("published", {})["x"] > row.allowed("ours", {})["x"] >= 2e-6
     with pytest.raises(measure.Wrong, match="bias is off .* in a replayed graph"):
         measure.prepare(row, "ours", Forgetful(), {})
     timed, facts = measure.prepare(row, "ours", device.Cpu(), {})
