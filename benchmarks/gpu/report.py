@@ -1,5 +1,4 @@
-"""What `results.json` says: checked, as a Markdown table, as bars. `python -m benchmarks.gpu.report
-results.json` writes them anew beside the file."""
+"""`results.json` checked, as tables, as bars; `python -m benchmarks.gpu.report results.json`."""
 
 from __future__ import annotations
 
