@@ -1,4 +1,4 @@
-"""Options, the session's results, and the table at the end."""
+"""Options, the session's results, and the table at the end; on CPUs. GPUs: benchmarks.gpu."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks import machine, report
 from benchmarks.measure import Plan
@@ -16,7 +15,6 @@ from benchmarks.timing import CPU, WALL
 def pytest_addoption(parser):
     group = parser.getgroup("rwm_fast")
     group.addoption("--full", action="store_true", help="every row and column")
-    group.addoption("--gpu", action="store_true", help="the rows of a GPU")
     group.addoption("--threads", type=int, default=1, help="1 = process CPU time, more = wall time")
     group.addoption("--results", metavar="PATH", help="write the results as JSON")
 
@@ -40,11 +38,9 @@ _RESULTS = pytest.StashKey[Results]()
 
 @pytest.fixture(scope="session")
 def results(request) -> Results:
-    config = request.config
-    if config.getoption("--gpu") and not torch.cuda.is_available():
-        pytest.skip("--gpu: torch sees no CUDA device")
-    config.stash[_RESULTS] = Results(config)
-    return config.stash[_RESULTS]
+    stash = request.config.stash
+    stash[_RESULTS] = Results(request.config)
+    return stash[_RESULTS]
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -23,12 +23,15 @@ def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> 
 
 def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     n, p = boxes.shape[:2]
+    dtype = image.dtype
+    wide = torch.promote_types(dtype, boxes.dtype)  # half precision could not place a pixel
+    image, boxes = image.to(wide), boxes.to(wide)
     images = image[:, None].expand(-1, p, -1, -1, -1).flatten(0, 1)  # [N·P, C, H, W], P copies
-    cx, cy, half_w, half_h = boxes.flatten(0, 1).to(image.dtype).unbind(1)
+    cx, cy, half_w, half_h = boxes.flatten(0, 1).unbind(1)
     zero = torch.zeros_like(cx)
     theta = torch.stack((half_w, zero, cx, zero, half_h, cy), dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, [n * p, image.shape[1], size, size], align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False).unflatten(0, (n, p))
+    return F.grid_sample(images, grid, align_corners=False).unflatten(0, (n, p)).to(dtype)
 
 
 def bias_act(

@@ -25,13 +25,16 @@ def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> 
 
 
 def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    boxes = boxes.to(image.dtype)[:, :, None, None]  # [N, P, 1, 1, 4]
-    u = (2 * torch.arange(size, dtype=image.dtype) + 1) / size - 1  # [S]
+    dtype = image.dtype
+    wide = torch.promote_types(dtype, boxes.dtype)  # half precision could not place a pixel
+    image, boxes = image.to(wide), boxes.to(wide)[:, :, None, None]  # [N, P, 1, 1, 4]
+    steps = torch.arange(size, dtype=image.dtype, device=image.device)
+    u = (2 * steps + 1) / size - 1  # [S]
     x = boxes[..., 0] + boxes[..., 2] * u  # [N, P, 1, S]
     y = boxes[..., 1] + boxes[..., 3] * u[:, None]  # [N, P, S, 1]
     grid = torch.stack(torch.broadcast_tensors(x, y), -1).flatten(1, 2)  # [N, P·S, S, 2]
     tall = F.grid_sample(image, grid, align_corners=False)  # [N, C, P·S, S]
-    return tall.unflatten(2, (boxes.shape[1], size)).transpose(1, 2)  # [N, P, C, S, S]
+    return tall.unflatten(2, (boxes.shape[1], size)).transpose(1, 2).to(dtype)  # [N, P, C, S, S]
 
 
 def bias_act(

@@ -74,8 +74,11 @@ def _fold_contiguous(x: Tensor, factor: int) -> Tensor:
 
 def _noise(network, content: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
     """Drawn in float32, so that float64 networks get the same maps."""
-    shapes = network.noise_shapes(content)
-    return [torch.randn(s, generator=generator).to(network.parameter_dtype) for s in shapes]
+    drawn_on = content.device if generator is None else generator.device
+    draw = lambda shape: torch.randn(shape, generator=generator, device=drawn_on)
+    return [
+        draw(s).to(content.device, network.parameter_dtype) for s in network.noise_shapes(content)
+    ]
 
 
 def inside(column: str, function: Callable, apart: bool = False) -> Callable:
@@ -86,10 +89,12 @@ def inside(column: str, function: Callable, apart: bool = False) -> Callable:
     return run
 
 
-def make_trainer(config: Config, column: str, dtype: torch.dtype) -> Trainer:
+def make_trainer(
+    config: Config, column: str, dtype: torch.dtype, place: torch.device | str = "cpu"
+) -> Trainer:
     """Rates of 0: every call of every column meets the same weights, and Adam works as always."""
     narrow = torch.float32 if dtype == torch.float64 else dtype
-    trainer = Trainer(config, torch.device("cpu"), narrow)
+    trainer = Trainer(config, torch.device(place), narrow)
     trainer.rates = dict.fromkeys(trainer.rates, 0.0)
     for module in trainer.nets.as_dict().values():
         if dtype == torch.float64:

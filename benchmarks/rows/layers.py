@@ -66,19 +66,23 @@ def _regions(k: int, n: int, side: int) -> Tensor:
     return (-8 * distance).softmax(0)[None, :, None].expand(n, k, side, side).contiguous()
 
 
+def _written(a: Mapping) -> int:
+    """Elements of the result."""
+    x, up, down = a["x"], a.get("up", 1), a.get("down", 1)
+    return x.shape[0] * a["weight"].shape[0] * x.shape[2] * x.shape[3] * up**2 // down**2
+
+
 def _forward(a: Mapping) -> Work:
     """x and the weight are read, y is written; two operations a product."""
-    x, weight, up = a["x"], a["weight"], a.get("up", 1)
-    written = x.shape[0] * weight.shape[0] * x.shape[2] * x.shape[3] * up**2
-    moved = size_of(x, weight) + written * x.element_size()
-    return Work(moved, 2 * x.shape[0] * x.shape[2] * x.shape[3] * weight.numel())
+    x, weight, written = a["x"], a["weight"], _written(a)
+    pixels = min(x.shape[0] * x.shape[2] * x.shape[3], written // weight.shape[0])
+    return Work(size_of(x, weight) + written * x.element_size(), 2 * pixels * weight.numel())
 
 
 def _backward(a: Mapping) -> Work:
     """dy, y, x and the weight are read, dx and dW written; the convolution twice."""
-    x, weight, up = a["x"], a["weight"], a.get("up", 1)
-    written = x.shape[0] * weight.shape[0] * x.shape[2] * x.shape[3] * up**2
-    moved = 2 * size_of(x, weight) + 2 * written * x.element_size()
+    x, weight = a["x"], a["weight"]
+    moved = 2 * size_of(x, weight) + 2 * _written(a) * x.element_size()
     return Work(moved, 2 * _forward(a).flops)
 
 
@@ -89,12 +93,13 @@ def layer_row(
     dtype: str = "float32",
     *,
     up: int = 1,
+    down: int = 1,
     kernel: int = 3,
     styles: int = 1,
     full: bool = False,
 ) -> LayerRow:
     n, i, side = shape
-    size = side * up
+    size = side * up // down
 
     def make(generator: torch.Generator) -> Inputs:
         weight = feature_map(generator, (out_channels, i, kernel, kernel)) / (i * kernel**2) ** 0.5
@@ -110,10 +115,11 @@ def layer_row(
             "activation": "lrelu",
             "gain": 2**0.5,
             **({"up": up, "resample_filter": LOW_PASS} if up > 1 else {}),
+            **({"down": down, "resample_filter": LOW_PASS} if down > 1 else {}),
             **({"regions": _regions(styles, n, size)} if styles > 1 else {}),
         }
 
-    taps = kernel**2 * (16 if up > 1 else 1)
+    taps = kernel**2 * (16 if up > 1 or down > 1 else 1)
     terms = {"result": i * taps, "x": out_channels * taps, "weight": n * size**2}
     # these sum a whole map, or all the products that one channel meets
     terms |= {"bias": n * size**2, "noise_strength": n * out_channels * size**2}

@@ -37,8 +37,8 @@ SEEN = 10**7  # images: past every start-up phase
 LATE = 0.9  # of the run: past the reconstruction part
 
 
-def random_source() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def random_source(place: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(place).manual_seed(0)
 
 
 def pictures(batch: int, side: int) -> Tensor:
@@ -63,6 +63,7 @@ class NetworkRow(Row):
     group: str = "networks"
     title: str = ""
     shake: torch.Generator | None = None  # moves the pictures: see jumps
+    place: torch.device = torch.device("cpu")
 
     def __post_init__(self):
         self.name = f"{self.title} {self.preset}, batch {self.batch} {self.dtype}"
@@ -81,9 +82,9 @@ class NetworkRow(Row):
         """The pictures of every column; the truth of the shaken row sees them moved."""
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         image = pictures(count or self.batch, self.config.model.image_size).to(wide)
-        if self.shake is None:
-            return image
-        return image * (1 + self.walk() * torch.randn(image.shape, generator=self.shake))
+        if self.shake is not None:
+            image = image * (1 + self.walk() * torch.randn(image.shape, generator=self.shake))
+        return image.to(self.place)
 
     def error(self, got: Tensor, exact: Tensor) -> float:
         """The length of the error relative to that of the answer."""
@@ -168,11 +169,11 @@ class TrainingRow(NetworkRow):
     """One iteration, all lazy terms weighted as often as they are due."""
 
     def calls(self, column: str, dtype: torch.dtype) -> tuple[list[Step], Callable[[], Answers]]:
-        trainer = make_trainer(self.config, column, dtype)
+        trainer = make_trainer(self.config, column, dtype, self.place)
         image = self.image(dtype)
 
         def iterate(index: int) -> dict[str, Tensor]:
-            counts, random = trainer.counts, random_source()
+            counts, random = trainer.counts, random_source(self.place)
             counts.judge = counts.paint = index
             terms = trainer.step(image, SEEN, LATE, random)
             if counts.paint == index:  # judges and painters take turns: the painters are left
@@ -212,20 +213,20 @@ class R1Row(NetworkRow):
         return BLENDED  # judges know no regions
 
     def calls(self, column: str, dtype: torch.dtype) -> tuple[list[Step], Callable[[], Answers]]:
-        trainer = make_trainer(self.config, column, dtype)
+        trainer = make_trainer(self.config, column, dtype, self.place)
         image = self.image(dtype)
         method, judges = trainer.method, trainer.judges
 
         def penalty() -> dict:
             for judge in judges.values():
                 judge.zero_grad(set_to_none=True)
-            terms = method.r1_terms(image, random_source())
+            terms = method.r1_terms(image, random_source(self.place))
             total(terms).backward()
             return terms
 
         @torch.no_grad()
         def forward() -> None:
-            random, patches = random_source(), judges["patches"]
+            random, patches = random_source(self.place), judges["patches"]
             judges["discriminator"](image)
             pair = [patches.features(method.crops(image, random)) for _ in range(2)]
             patches(*pair)
@@ -242,9 +243,14 @@ def gradients(modules: dict) -> Answers:
     """Gradients of each network as one vector: of large parameters every n-th number."""
     every = lambda g: g.flatten()[:: 1 + g.numel() // MOST_SAMPLED].clone()
     return {
-        name: torch.cat([every(p.grad) for p in module.parameters() if p.grad is not None])
+        name: torch.cat([every(_gradient(p)) for p in module.parameters()])
         for name, module in modules.items()
     }
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """Zeros where none arrived: of what does not count some columns hand zeros on, some nothing."""
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 class EditRow(NetworkRow):

@@ -184,15 +184,15 @@ def size_of(*tensors: Tensor) -> int:
 # ---- masked_l1
 
 
-def _masked_l1(generator: torch.Generator) -> Inputs:
+def _masked_l1(generator: torch.Generator, n: int = 16, side: int = 256) -> Inputs:
     """Differences stay away from 0, where the derivative jumps; the mask is a box an image."""
-    n, c, side = 16, 3, 256
-    normal = lambda: torch.randn(n, c, side, side, generator=generator, dtype=torch.float64)
+    normal = lambda: feature_map(generator, (n, 3, side, side))
     hybrid = normal().clamp(-2, 2)
     away = lambda t: hybrid + t + 0.25 * t.sign()
     mask = torch.zeros(n, 1, side, side, dtype=torch.float64)
     for i in range(n):
-        top, left = (torch.rand(2, generator=generator) * side / 2).int().tolist()
+        place = torch.rand(2, generator=generator, device=generator.device)
+        top, left = (place * side / 2).int().tolist()
         mask[i, :, top : top + side // 2, left : left + side // 2] = 1
     return {"hybrid": hybrid, "inside": away(normal()), "outside": away(normal()), "mask": mask}
 
@@ -207,13 +207,13 @@ def _masked_l1_backward(a: Mapping) -> Work:
     return Work(size_of(a["hybrid"], a["mask"]), 6 * a["hybrid"].numel())
 
 
-def masked_l1_row(dtype: str) -> OperatorRow:
+def masked_l1_row(dtype: str, n: int = 16, side: int = 256) -> OperatorRow:
     return OperatorRow(
         "masked_l1",
-        "masked_l1 16x3x256x256",
-        _masked_l1,
+        f"masked_l1 {n}x3x{side}x{side}",
+        lambda generator: _masked_l1(generator, n, side),
         gradients=("hybrid",),
-        terms={"result": 16 * 3 * 256**2, "hybrid": 1},
+        terms={"result": n * 3 * side**2, "hybrid": 1},
         forward=_masked_l1_forward,
         backward=_masked_l1_backward,
         dtype=dtype,
@@ -225,14 +225,15 @@ def masked_l1_row(dtype: str) -> OperatorRow:
 # ---- crop_patches
 
 
-def _crops(generator: torch.Generator) -> Inputs:
+def _crops(generator: torch.Generator, n: int, side: int, size: int) -> Inputs:
     """Boxes of 1/8 to 1/4 of the side, half of them mirrored."""
-    image = torch.randn(16, 3, 256, 256, generator=generator, dtype=torch.float64)
-    draws = torch.rand(16, 8, 5, generator=generator, dtype=torch.float64)
+    image = feature_map(generator, (n, 3, side, side))
+    wide = {"dtype": torch.float64, "device": generator.device}
+    draws = torch.rand(n, 8, 5, generator=generator, **wide)
     half = (1 + draws[..., :2]) / 8
     centre = (2 * draws[..., 2:4] - 1) * (1 - half)
     half[..., 0] *= torch.where(draws[..., 4] < 0.5, -1.0, 1.0)
-    return {"image": image, "boxes": torch.cat((centre, half), -1), "size": 64}
+    return {"image": image, "boxes": torch.cat((centre, half), -1), "size": size}
 
 
 def _crops_forward(a: Mapping) -> Work:
@@ -249,16 +250,17 @@ def _crops_backward(a: Mapping) -> Work:
     return Work((read + image.numel()) * image.element_size(), 8 * read)
 
 
-def crops_row() -> OperatorRow:
+def crops_row(dtype: str = "float32", n: int = 16, side: int = 256, size: int = 64) -> OperatorRow:
     # a sampling position is rounded by about W units of a pixel: as much as W² terms lose
     return OperatorRow(
         "crop_patches",
-        "crop_patches 16 images x 8 -> 64 px",
-        _crops,
+        f"crop_patches {n} images x 8 -> {size} px",
+        lambda generator: _crops(generator, n, side, size),
         gradients=("image",),
-        terms={"result": 256**2, "image": 256**2},
+        terms={"result": side**2, "image": side**2},
         forward=_crops_forward,
         backward=_crops_backward,
+        dtype=dtype,
         layout=None,
         kept=("boxes",),
     )
@@ -268,7 +270,9 @@ def crops_row() -> OperatorRow:
 
 
 def feature_map(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    """Standard normal, where the generator is."""
+    where = generator.device
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device=where)
 
 
 def away_from_0(channels: int) -> Tensor:
