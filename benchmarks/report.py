@@ -77,7 +77,8 @@ def markdown(results: dict) -> str:
         if "skipped" in row:
             cells = " |" * (2 + len(names))
             lines.append(f"| {label(row)} | skipped: {row['skipped']} |{cells}")
-    return "\n".join(lines)
+    notes = {row["name"]: row["note"] for row in rows if row.get("note")}
+    return "\n".join([*lines, *([""] if notes else []), *(f"- {n}: {t}" for n, t in notes.items())])
 
 
 def label(row: dict) -> str:
