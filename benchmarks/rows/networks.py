@@ -241,8 +241,9 @@ class R1Row(NetworkRow):
 def gradients(modules: dict) -> Answers:
     """Gradients of each network as one vector: of large parameters every n-th number."""
     every = lambda g: g.flatten()[:: 1 + g.numel() // MOST_SAMPLED].clone()
+    known = lambda p: torch.zeros_like(p) if p.grad is None else p.grad  # absent is zero
     return {
-        name: torch.cat([every(p.grad) for p in module.parameters() if p.grad is not None])
+        name: torch.cat([every(known(p)) for p in module.parameters()])
         for name, module in modules.items()
     }
 
