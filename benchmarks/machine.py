@@ -26,6 +26,11 @@ KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 EVICTED = 128 * 2**20  # bytes at most: where a cloud machine reports a whole socket's cache
 
 
+def package_folder() -> Path:
+    """What `rwm_fast` is imported from."""
+    return Path(rwm_fast.__file__).resolve().parent.parent
+
+
 def has_amx_bf16() -> bool:
     return torch.cpu._is_amx_tile_supported()
 

@@ -58,23 +58,31 @@ def checked(results: dict) -> dict:
 def markdown(results: dict) -> str:
     """A row each: our time, how many times faster than the others, share of the ceiling."""
     rows = [row for row in results["rows"] if "skipped" not in row]
+    asked = (*results.get("compared", ()), "memory kept")
+    names = [*ORDER, *(n for n in asked if any(n in row["ratios"] for row in rows))]
     lines = [
         f"{describe(results)}",
         "",
-        "| row | ours, ms | published | rewritten | compiled | rate | of ceiling |",
-        "|---|---|---|---|---|---|---|",
+        f"| row | ours, ms | {' | '.join(names)} | rate | of ceiling |",
+        "|---" * (4 + len(names)) + "|",
     ]
     for row in rows:
-        cells = [ratio(row, name) for name in ORDER]
+        cells = [ratio(row, name) for name in names]
         mine = row["columns"]["ours"]["seconds"]["total"]["median"]
         lines.append(
-            f"| {row['name']} | {1e3 * mine:.3g} | {' | '.join(cells)} "
+            f"| {label(row)} | {1e3 * mine:.3g} | {' | '.join(cells)} "
             f"| {rate(row, mine)} | {share(results, row, mine)} |"
         )
     for row in results["rows"]:
         if "skipped" in row:
-            lines.append(f"| {row['name']} | skipped: {row['skipped']} | | | | | |")
-    return "\n".join(lines)
+            cells = " |" * (2 + len(names))
+            lines.append(f"| {label(row)} | skipped: {row['skipped']} |{cells}")
+    notes = {row["name"]: row["note"] for row in rows if row.get("note")}
+    return "\n".join([*lines, *([""] if notes else []), *(f"- {n}: {t}" for n, t in notes.items())])
+
+
+def label(row: dict) -> str:
+    return row["name"] if row["threads"] == 1 else f"{row['name']}, {row['threads']} threads"
 
 
 def describe(results: dict) -> str:
@@ -110,7 +118,8 @@ def share(results: dict, row: dict, seconds: float) -> str:
     """Of the row's own ceiling column, measured in its rounds; else of the matrix product rate."""
     if "ceiling" in row["ratios"]:
         return f"{row['ratios']['ceiling']['total']['median']:.0%}"
-    peak = results["ceilings"].get(f"gigaflops_{row['dtype']}")
+    ceilings = results.get("ceilings_by_threads", {}).get(str(row["threads"]), results["ceilings"])
+    peak = ceilings.get(f"gigaflops_{row['dtype']}")
     if not peak or not row["work"]["total"]["flops"]:
         return "–"
     return f"{row['work']['total']['flops'] / seconds / 1e9 / peak:.0%}"
@@ -136,7 +145,7 @@ def plot(results: dict, path: Path) -> None:
         axes.barh(places, medians, 0.24, xerr=[low, high], label=name, error_kw={"lw": 0.8})
     axes.axvline(1, color="black", lw=0.8)
     axes.set(xscale="log", xlabel="times faster than", yticks=range(len(rows)))
-    axes.set_yticklabels([row["name"] for row in rows], fontsize=8)
+    axes.set_yticklabels([label(row) for row in rows], fontsize=8)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 

@@ -6,6 +6,7 @@ interleaved rounds and is printed as a table at the end (`benchmarks.report`).
 
 import pytest
 
+from benchmarks.compare import build_all
 from benchmarks.measure import measure, skipped
 from benchmarks.rows import all_rows
 
@@ -15,8 +16,8 @@ ROWS = {row.name: row for row in all_rows()}
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_row(name, results, benchmark):
-    row, plan = ROWS[name], results.plan
+def test_row(name, threads, results, benchmark):
+    row, plan = ROWS[name], results.plan(threads)
     if row.full and not plan.full:
         pytest.skip("only with --full")
     reason = row.skip()
@@ -32,4 +33,7 @@ def test_row(name, results, benchmark):
         )
         rounds.finish()
 
-    results.rows.append(measure(row, plan, results.evict, runner=drive))
+    extra, lacking = build_all(results.remotes, name, plan.full, threads)
+    result = measure(row, plan, results.evict, extra=extra, runner=drive)
+    result["missing"] |= lacking
+    results.rows.append(result)

@@ -25,6 +25,7 @@ COLUMNS = {
     "fallback": "rwm_fast on its plain PyTorch backend",
     "per style": "our layer once a style, then select",
     "one style": "our layer with one style",
+    "memory kept": "ours in a process that keeps the memory it frees",
     "forward": "our forward pass of the same networks, no gradients",
 }
 

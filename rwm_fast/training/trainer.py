@@ -19,6 +19,17 @@ def build_networks(config: Config) -> Networks:
         return Networks(*(kind(config.model) for kind in kinds))
 
 
+def absent_is_zero(module: nn.Module) -> None:
+    """Give all parameters of a module that learns a gradient, so that Adam's averages of all decay.
+
+    R1 depends on no bias, and a gradient that is not there would leave them as they are.
+    """
+    parameters = list(module.parameters())
+    if any(p.grad is not None for p in parameters):
+        for p in parameters:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+
+
 class Trainer:
     """What the loop drives: `step` learns from a batch, `state` names all that a run must keep."""
 
@@ -102,6 +113,8 @@ class Trainer:
         if terms:
             optimizer.zero_grad(set_to_none=True)
             total(terms).backward()
+            for module in self.judges.values():
+                absent_is_zero(module)
             optimizer.step()
         if batch:
             self._average(nimg, batch)
