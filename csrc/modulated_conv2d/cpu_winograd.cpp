@@ -151,7 +151,7 @@ void outputs_of(const WinogradPlan& p, const A* m, Grid grid, A* y, const Epilog
 template <class A>
 void run_blocks(const WinogradPlan& p, const A* x, const Blend<A>& before, const A* weights, A* y, const Epilogue<A, A>& after) {
   const Slabs slabs(columns_of_panel<A>(), p.in_c, p.out_c);
-  const std::int64_t room = tiles_of_block(p, 96);
+  const std::int64_t room = tiles_of_block(p, 64);
   const Grid from = grid_of(room, p.in_c), to = grid_of(room, slabs.columns());
   const Scratch<A> points(p.points() * from.step), m(p.points() * to.step);
   const std::vector<A> zeros(static_cast<std::size_t>(p.in_c), A(0));
@@ -240,7 +240,7 @@ void weight_gradient(const Extents& extents, Pointer x, Pointer a, Pointer regio
   with_type(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const Slabs slabs(columns_of_panel<A>(), p.out_c, p.in_c);
-    const std::int64_t room = tiles_of_block(p, 96), ld = slabs.columns(), step = p.out_c * ld + 16;
+    const std::int64_t room = tiles_of_block(p, 64), ld = slabs.columns(), step = p.out_c * ld + 16;
     const Grid left = grid_of(room, p.out_c), right = grid_of(room, ld);
     const Scratch<A> points(p.points() * right.step), gradients(p.points() * left.step), products(kSlabs * step);
     const std::vector<A> zeros(static_cast<std::size_t>(std::max(p.in_c, p.out_c)), A(0));
