@@ -230,6 +230,35 @@ void gradient_points_of(const WinogradPlan& p, const A* du, const A* zeros, std:
   });
 }
 
+// The gradient of each product's weights: slabs.columns() numbers a row, rows of p.out_c, `step` from slab to slab.
+template <class A>
+void gradients_of_slabs(const WinogradPlan& p, const Slabs& slabs, const A* x, const Blend<A>& before, const A* du, A* products, std::int64_t step) {
+  const std::int64_t room = tiles_of_block(p, 64), ld = slabs.columns();
+  const Grid left = grid_of(room, p.out_c), right = grid_of(room, ld);
+  const Scratch<A> points(p.points() * right.step), gradients(p.points() * left.step);
+  const std::vector<A> zeros(static_cast<std::size_t>(std::max(p.in_c, p.out_c)), A(0));
+  // Columns past the last channel are multiplied but not used: they must only be cheap.
+  if (ld != p.in_c) std::fill(points.get(), points.get() + p.points() * right.step, A(0));
+  if (p.tiles() == 0) std::fill(products, products + kSlabs * step, A(0));
+  for (std::int64_t begin = 0; begin < p.tiles(); begin += room) {
+    const std::int64_t tiles = std::min(room, p.tiles() - begin);
+    if (p.stride == Stride::down) {
+      wide_points_of(p, x, p.in_h, p.in_w, p.in_c, before.scale, begin, tiles, points.get(), right);
+    } else {
+      input_points_of(p, x, zeros.data(), before, begin, tiles, points.get(), right);
+    }
+    gradient_points_of(p, du, zeros.data(), begin, tiles, gradients.get(), left);
+    parallel_for(0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()), [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) {
+        const std::int64_t slab = i / slabs.panels, column = i % slabs.panels * slabs.wide;
+        A* to = products + slab * step + column;
+        RWM_EACH_ISA(A, multiply_gradients(gradients.get(), left, points.get() + column, right, to, ld, p.first(slab), p.count(slab), tiles, p.out_c,
+                                           begin > 0));
+      }
+    });
+  }
+}
+
 // dw = the gradient of the kernels from x and du, + 2 w·scale[o, i] if a scale is given. w and dw have the same strides. The plan is that of
 // the forward pass.
 void weight_gradient(const Extents& extents, Pointer x, Pointer a, Pointer regions, std::int64_t styles, Pointer du, bool flip, const Strides& strides,
@@ -240,32 +269,10 @@ void weight_gradient(const Extents& extents, Pointer x, Pointer a, Pointer regio
   with_type(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const Slabs slabs(columns_of_panel<A>(), p.out_c, p.in_c);
-    const std::int64_t room = tiles_of_block(p, 64), ld = slabs.columns(), step = p.out_c * ld + 16;
-    const Grid left = grid_of(room, p.out_c), right = grid_of(room, ld);
-    const Scratch<A> points(p.points() * right.step), gradients(p.points() * left.step), products(kSlabs * step);
-    const std::vector<A> zeros(static_cast<std::size_t>(std::max(p.in_c, p.out_c)), A(0));
+    const std::int64_t ld = slabs.columns(), step = p.out_c * ld + 16;
+    const Scratch<A> products(kSlabs * step);
     const py::gil_scoped_release release;
-    // Columns past the last channel are multiplied but not used: they must only be cheap.
-    if (ld != p.in_c) std::fill(points.get(), points.get() + p.points() * right.step, A(0));
-    if (p.tiles() == 0) std::fill(products.get(), products.get() + kSlabs * step, A(0));
-    const Blend<A> before{as<const A>(a), as<const A>(regions), styles};
-    for (std::int64_t begin = 0; begin < p.tiles(); begin += room) {
-      const std::int64_t tiles = std::min(room, p.tiles() - begin);
-      if (p.stride == Stride::down) {
-        wide_points_of(p, as<const A>(x), p.in_h, p.in_w, p.in_c, before.scale, begin, tiles, points.get(), right);
-      } else {
-        input_points_of(p, as<const A>(x), zeros.data(), before, begin, tiles, points.get(), right);
-      }
-      gradient_points_of(p, as<const A>(du), zeros.data(), begin, tiles, gradients.get(), left);
-      parallel_for(0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()), [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t i = first; i < last; ++i) {
-          const std::int64_t slab = i / slabs.panels, column = i % slabs.panels * slabs.wide;
-          A* to = products.get() + slab * step + column;
-          RWM_EACH_ISA(A, multiply_gradients(gradients.get(), left, points.get() + column, right, to, ld, p.first(slab), p.count(slab), tiles, p.out_c,
-                                             begin > 0));
-        }
-      });
-    }
+    gradients_of_slabs<A>(p, slabs, as<const A>(x), {as<const A>(a), as<const A>(regions), styles}, as<const A>(du), products.get(), step);
     parallel_for(0, p.out_c, grain_of(kPass, 36 * p.in_c), [&](std::int64_t first, std::int64_t last) {
       const auto *pw = as<const A>(w), *ps = as<const A>(scale);
       if (p.wide()) {
