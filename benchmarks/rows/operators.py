@@ -96,10 +96,11 @@ class OperatorRow(Row):
         weight = inputs.get("weight")
 
         def before() -> None:
-            # What is prepared from the weights counts: in training they change every time.
+            # What is prepared from the weights counts: in training they change every time. Other
+            # values, not only another version: ours looks at the values.
             if weight is not None:
                 with torch.no_grad():
-                    weight.mul_(1)
+                    weight.neg_()
 
         def backward(result: Tensor) -> tuple[Tensor, ...]:
             return torch.autograd.grad(result, wanted, cotangent.to(result.dtype))

@@ -24,6 +24,11 @@ RWM_INLINE void store_codes(std::uint8_t* p, Plain<A> inside, Plain<A> outside, 
   store_codes(p, inside, outside, Plain<A>::width);
 }
 
+template <class V>
+RWM_INLINE void store_four_codes(std::uint8_t* p, const V* inside, const V* outside) {
+  for (int k = 0; k < 4; ++k) store_codes(p + k * V::width, inside[k], outside[k], All{});
+}
+
 template <class A>
 RWM_INLINE void load_codes(const std::uint8_t* p, Plain<A>& inside, Plain<A>& outside,
                            std::int64_t count) {
@@ -52,12 +57,25 @@ RWM_INLINE __m256i signs(__m256 v) {
   return _mm256_sub_epi32(below, above);
 }
 
-RWM_INLINE std::uint64_t codes(avx2::F32 inside, avx2::F32 outside) {
+RWM_INLINE __m256i wide_codes(avx2::F32 inside, avx2::F32 outside) {
   const __m256i t = _mm256_slli_epi32(signs(outside.v), 2);
-  const __m256i c = _mm256_add_epi32(_mm256_add_epi32(signs(inside.v), t), _mm256_set1_epi32(5));
+  return _mm256_add_epi32(_mm256_add_epi32(signs(inside.v), t), _mm256_set1_epi32(5));
+}
+RWM_INLINE std::uint64_t codes(avx2::F32 inside, avx2::F32 outside) {
+  const __m256i c = wide_codes(inside, outside);
   const __m256i pairs = _mm256_permute4x64_epi64(_mm256_packs_epi32(c, c), 0x08);
   const __m128i low = _mm256_castsi256_si128(pairs);
   return static_cast<std::uint64_t>(_mm_cvtsi128_si64(_mm_packus_epi16(low, low)));
+}
+// Four vectors share the packing and the store.
+RWM_INLINE void store_four_codes(std::uint8_t* p, const avx2::F32* inside,
+                                 const avx2::F32* outside) {
+  __m256i c[4];
+  for (int k = 0; k < 4; ++k) c[k] = wide_codes(inside[k], outside[k]);
+  const __m256i low = _mm256_packs_epi32(c[0], c[1]), high = _mm256_packs_epi32(c[2], c[3]);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes);
 }
 RWM_INLINE void store_codes(std::uint8_t* p, avx2::F32 inside, avx2::F32 outside, All) {
   const std::uint64_t bytes = codes(inside, outside);
@@ -71,10 +89,10 @@ RWM_INLINE void store_codes(std::uint8_t* p, avx2::F32 inside, avx2::F32 outside
 
 RWM_INLINE void split(std::uint64_t bytes, avx2::F32& inside, avx2::F32& outside) {
   const __m256i c = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(bytes)));
-  const __m256i one = _mm256_set1_epi32(1);
-  const __m256i s = _mm256_sub_epi32(_mm256_and_si256(c, _mm256_set1_epi32(3)), one);
-  inside.v = _mm256_cvtepi32_ps(s);
-  outside.v = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(c, 2), one));
+  // A permutation looks at three bits of an index, and the table has a period of four.
+  const __m256 sign = _mm256_setr_ps(-1, 0, 1, 0, -1, 0, 1, 0);
+  inside.v = _mm256_permutevar8x32_ps(sign, c);
+  outside.v = _mm256_permutevar8x32_ps(sign, _mm256_srli_epi32(c, 2));
 }
 RWM_INLINE void load_codes(const std::uint8_t* p, avx2::F32& inside, avx2::F32& outside, All) {
   std::uint64_t bytes;
@@ -111,6 +129,11 @@ RWM_INLINE void store_codes(std::uint8_t* p, avx512::F32 inside, avx512::F32 out
 RWM_INLINE void store_codes(std::uint8_t* p, avx512::F32 inside, avx512::F32 outside,
                             std::int64_t count) {
   _mm_mask_storeu_epi8(p, avx512::F32::mask(count), codes(inside, outside));
+}
+
+RWM_INLINE void store_four_codes(std::uint8_t* p, const avx512::F32* inside,
+                                 const avx512::F32* outside) {
+  for (int k = 0; k < 4; ++k) store_codes(p + k * 16, inside[k], outside[k], All{});
 }
 
 RWM_INLINE void split(__m128i bytes, avx512::F32& inside, avx512::F32& outside) {

@@ -4,13 +4,20 @@
 using rwm::masked_l1::load_codes;
 using rwm::masked_l1::store_codes;
 
+using rwm::masked_l1::store_four_codes;
+
+template <class V>
+struct MaskedL1Term {
+  V value, inside, outside;
+};
+
 template <class V, class T, class M, class Count>
-RWM_INLINE V masked_l1_term(const T* h, const T* g, const T* a, const M* m, std::uint8_t* codes,
-                            Count count) {
+RWM_INLINE MaskedL1Term<V> masked_l1_term(const T* h, const T* g, const T* a, const M* m,
+                                          Count count) {
   const V vh = V::load(h, count), vm = V::load(m, count);
   const V inside = vh - V::load(g, count), outside = vh - V::load(a, count);
-  if (codes != nullptr) store_codes(codes, inside, outside, count);
-  return fma(abs(vm), abs(inside), abs(V::set(1) - vm) * abs(outside));
+  const V value = fma(abs(vm), abs(inside), abs(V::set(1) - vm) * abs(outside));
+  return {value, inside, outside};
 }
 
 // Σ |m||h − g| + |1 − m||h − a|, and the signs' codes unless the pointer is null.
@@ -20,21 +27,27 @@ A masked_l1_sum(const T* h, const T* g, const T* a, const M* m, std::uint8_t* co
   using V = Vec<A>;
   constexpr std::int64_t kWidth = V::width;
   // Four sums, so that an addition need not wait for the last one.
-  V s0 = V::zero(), s1 = V::zero(), s2 = V::zero(), s3 = V::zero();
-  const auto term = [&](std::int64_t i, auto count) __attribute__((always_inline)) {
-    std::uint8_t* const c = codes != nullptr ? codes + i : nullptr;
-    return masked_l1_term<V>(h + i, g + i, a + i, m + i, c, count);
-  };
+  V s[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
   std::int64_t i = 0;
   for (; i + 4 * kWidth <= size; i += 4 * kWidth) {
-    s0 = s0 + term(i, All{});
-    s1 = s1 + term(i + kWidth, All{});
-    s2 = s2 + term(i + 2 * kWidth, All{});
-    s3 = s3 + term(i + 3 * kWidth, All{});
+    V inside[4], outside[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      const std::int64_t at = i + k * kWidth;
+      const auto t = masked_l1_term<V>(h + at, g + at, a + at, m + at, All{});
+      s[k] = s[k] + t.value;
+      inside[k] = t.inside;
+      outside[k] = t.outside;
+    }
+    if (codes != nullptr) store_four_codes(codes + i, inside, outside);
   }
-  for (; i + kWidth <= size; i += kWidth) s0 = s0 + term(i, All{});
-  if (i < size) s1 = s1 + term(i, size - i);
-  return sum((s0 + s1) + (s2 + s3));
+  for (; i < size; i += kWidth) {
+    const std::int64_t count = size - i < kWidth ? size - i : kWidth;
+    const auto t = masked_l1_term<V>(h + i, g + i, a + i, m + i, count);
+    s[0] = s[0] + t.value;
+    if (codes != nullptr) store_codes(codes + i, t.inside, t.outside, count);
+  }
+  return sum((s[0] + s[1]) + (s[2] + s[3]));
 }
 
 // out = inside·|m|·s₁ + outside·|1 − m|·s₂, s from the codes.

@@ -6,6 +6,7 @@
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/registry.h"
+#include "modulated_conv2d/arguments.h"
 #include "modulated_conv2d/winograd.h"
 
 #define RWM_KERNELS "modulated_conv2d/pass_kernels.h"
@@ -195,17 +196,16 @@ std::uint64_t fingerprint(Pointer values, std::int64_t bytes) {
   return hash;
 }
 
-// q[o, i] = sum of squares of w[o, i, :], `taps` numbers.
-void squares(Pointer w, Pointer q, std::int64_t kernels, std::int64_t taps, int dtype) {
-  present(kOp, elements(kOp, {kernels, taps}), {w});
-  present(kOp, kernels, {q});
+// q[o, i] = sum of squares of the kernel from i to o, `taps` numbers; strides as in KernelStrides.
+void squares(Pointer w, Pointer q, std::int64_t out_c, std::int64_t in_c, std::int64_t taps, const py::tuple& strides, int dtype) {
+  present(kOp, elements(kOp, {out_c, in_c, taps}), {w});
+  present(kOp, elements(kOp, {out_c, in_c}), {q});
+  const KernelStrides s = kernel_strides(kOp, strides, out_c, in_c, taps);
   with_type(dtype, [&](auto tag) {
     using A = accumulate_t<typename decltype(tag)::type>;
-    parallel_for(0, kernels, 1 + kGrain / (taps + 1), [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t i = first; i < last; ++i) {
-        A total = 0;
-        for (std::int64_t t = 0; t < taps; ++t) total += as<const A>(w)[i * taps + t] * as<const A>(w)[i * taps + t];
-        as<A>(q)[i] = total;
+    parallel_for(0, out_c, 1 + kGrain / (in_c * taps + 1), [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t o = first; o < last; ++o) {
+        RWM_EACH_ISA(A, add_squares(as<const A>(w) + o * s.out, as<A>(q) + o * in_c, s, in_c, taps));
       }
     });
   });

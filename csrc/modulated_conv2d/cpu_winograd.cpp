@@ -1,11 +1,15 @@
 // modulated_conv2d on the CPU: 3×3 convolutions of stride 1, doubling and halving, forward and both gradients, by Winograd's algorithm.
-#include <memory>
+//
+// Tiles go in blocks through three passes, each cut among the threads: points of the input, products with one slab of weights after the other
+// (a slab is read once a block, and its columns stay in the first-level cache for all tiles), the output and its epilogue.
 #include <vector>
 
 #include "common/dtype.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/registry.h"
+#include "common/scratch.h"
+#include "modulated_conv2d/arguments.h"
 #include "modulated_conv2d/winograd.h"
 
 #define RWM_KERNELS "modulated_conv2d/winograd_kernels.h"
@@ -15,44 +19,45 @@ namespace {
 using namespace rwm;
 
 using Extents = py::tuple;  // the numbers of WinogradPlan, less the tiles
+using Strides = py::tuple;  // of KernelStrides
 
 constexpr const char* kOp = "modulated_conv2d";
-
-void check_steps(std::int64_t in_step, std::int64_t out_step) {
-  const bool known = (in_step == 1 || in_step == 2) && (out_step == 1 || out_step == 2);
-  check(known && in_step * out_step <= 2, kOp, ": one side may have phases, two an axis");
-}
-
-// The filter's matrices are there where a side has phases, and only there.
-void check_taps(std::int64_t in_step, std::int64_t out_step, Pointer taps_y, Pointer taps_x) {
-  const bool phases = in_step * out_step > 1;
-  check((taps_y != 0) == phases && (taps_x != 0) == phases, kOp, ": phases come with a filter");
-}
+constexpr std::int64_t kMostPoints = 81;
 
 // Scales [N, K, C] and regions [N, K, plane] of a blend.
 void check_blend(std::int64_t batch, std::int64_t plane, std::int64_t channels, Pointer scale, Pointer regions, std::int64_t styles) {
   check(styles > 0, kOp, ": styles must be at least 1, got ", styles);
-  elements(kOp, {batch, styles, kPoints, std::max(plane, channels)});
+  elements(kOp, {batch, styles, kMostPoints, std::max(plane, channels)});
   check(regions == 0 || scale != 0, kOp, ": regions without scales");
   check(styles == 1 || scale == 0 || regions != 0, kOp, ": several styles without regions");
 }
 
+// Three taps with a stride of 2 from a wide side; they may leave its last pixel out.
+void check_sides(std::int64_t narrow, std::int64_t wide) {
+  check(narrow == 0 || wide == 2 * narrow + 1 || wide == 2 * narrow + 2, kOp, ": ", narrow, " and ", wide, " pixels do not go with a stride of 2");
+}
+
 WinogradPlan plan_of(const Extents& extents) {
-  check(extents.size() == 11, "modulated_conv2d: a plan has 11 numbers");
-  std::int64_t e[11];
-  try {
-    for (std::size_t i = 0; i < 11; ++i) e[i] = extents[i].cast<std::int64_t>();
-  } catch (const py::cast_error&) {
-    throw py::type_error("modulated_conv2d: the numbers of a plan are whole and fit 64 bits");
-  }
-  check_steps(e[7], e[8]);
+  check(extents.size() == 10, kOp, ": a plan has 10 numbers");
+  std::int64_t e[10];
+  integers(kOp, "the numbers of a plan", extents, e, 10);
   elements(kOp, {e[0], e[1], e[2], e[3]});  // the input
   elements(kOp, {e[0], e[4], e[5], e[6]});  // the output
-  elements(kOp, {kPoints, 4, e[3], e[6]});  // weights
-  elements(kOp, {kPoints, e[0], (e[4] + 3) / 4, (e[5] + 3) / 4, std::max(e[3], e[6])});
-  check(std::max(std::abs(e[9]), std::abs(e[10])) < kMostElements, kOp, ": a patch starts far outside");
-  const std::int64_t h = (e[4] + e[8] - 1) / e[8], w = (e[5] + e[8] - 1) / e[8];  // of an output phase
-  return {e[0], e[1], e[2], e[3], e[4], e[5], e[6], e[7], e[8], e[9], e[10], (h + 3) / 4, (w + 3) / 4};
+  elements(kOp, {kMostPoints, e[3], e[6]});  // weights
+  check(e[7] >= 0 && e[7] <= 2, kOp, ": the stride is 0 (none), 1 (up) or 2 (down), got ", e[7]);
+  check(std::max(std::abs(e[8]), std::abs(e[9])) < kMostElements, kOp, ": a patch starts far outside");
+  const auto stride = static_cast<Stride>(e[7]);
+  if (stride == Stride::up) check_sides(e[1], e[4]), check_sides(e[2], e[5]);
+  if (stride == Stride::down) check_sides(e[4], e[1]), check_sides(e[5], e[2]);
+  const std::int64_t h = stride == Stride::up ? e[1] : e[4], w = stride == Stride::up ? e[2] : e[5];
+  elements(kOp, {kMostPoints, e[0], (h + 3) / 4, (w + 3) / 4, std::max(e[3], e[6])});
+  return {e[0], e[1], e[2], e[3], e[4], e[5], e[6], stride, e[8], e[9], (h + 3) / 4, (w + 3) / 4};
+}
+
+// What every pass over the tiles reads.
+void check_run(const WinogradPlan& p, Pointer x, Pointer weights) {
+  const std::int64_t outputs = p.tiles() * p.out_c;
+  present(kOp, outputs * p.in_h * p.in_w * p.in_c == 0 ? 0 : 1, {x, weights});
 }
 
 // 16-bit images come in as float32: CPUs that compute in them have matrix units, and torch's convolution uses those.
@@ -70,89 +75,129 @@ std::int64_t columns_of_panel() {
   return columns;
 }
 
-std::int64_t round_up(std::int64_t size, std::int64_t to) { return (size + to - 1) / to * to; }
+// The weights of one product: panels of columns, [panels, depth, columns of a panel].
+struct Slabs {
+  std::int64_t wide, panels, depth, step;
 
-// From one of the 36 points to the next: a cache line more than a power of two, which would map all of them to one set.
-std::int64_t slab_of(std::int64_t depth, std::int64_t columns) { return (depth + 1) * columns; }
+  // Steps, of slabs and of the grids below, are a cache line more than a power of two, which would map all points to one set of a cache.
+  Slabs(std::int64_t wide, std::int64_t depth, std::int64_t columns)
+      : wide(wide), panels((columns + wide - 1) / wide), depth(depth), step(panels * depth * wide + 16) {}
+  std::int64_t panel() const { return depth * wide; }
+  std::int64_t columns() const { return panels * wide; }
+};
 
-// Likewise for rows of points of deep layers.
-std::int64_t row_of(std::int64_t depth) { return depth % 256 == 0 ? depth + 16 : depth; }
-
-// Tiles a block: a multiple of the register tile's rows; measured best of 12 to 96, larger where there are more weights to read for each.
-std::int64_t tiles_of_block(std::int64_t depth) { return depth >= 256 ? 48 : 36; }
-
-template <class A>
-std::unique_ptr<A[]> scratch(std::int64_t size) {
-  return std::unique_ptr<A[]>(new A[static_cast<std::size_t>(size)]);
+Grid grid_of(std::int64_t tiles, std::int64_t channels) {
+  const std::int64_t row = channels % 256 == 0 ? channels + 16 : channels;
+  return {(tiles * row + 1023) / 1024 * 1024 + 16, row};
 }
 
+// Tiles a block: enough that reading a slab pays, few enough for the caches; all blocks of about one size.
+std::int64_t tiles_of_block(const WinogradPlan& p, std::int64_t most) {
+  const std::int64_t blocks = std::max<std::int64_t>(1, num_chunks(p.tiles(), most));
+  return num_chunks(p.tiles(), blocks);
+}
+
+constexpr std::int64_t grain_of(std::int64_t work, std::int64_t item) { return 1 + work / (item + 1); }
+constexpr std::int64_t kPass = 1 << 14, kProduct = 1 << 17;  // numbers and multiplications a thread is worth
+
 // Numbers of the transformed weights, of the accumulator's type, for the instruction set in use.
-std::int64_t weights_size(std::int64_t in_c, std::int64_t out_c, std::int64_t in_step, std::int64_t out_step, int dtype) {
-  check_steps(in_step, out_step);
-  elements(kOp, {kPoints, 4, in_c, out_c});
+std::int64_t weights_size(std::int64_t in_c, std::int64_t out_c, int dtype) {
+  elements(kOp, {kMostPoints, in_c, out_c});
   return with_type(dtype, [&](auto tag) {
-    using A = accumulate_t<typename decltype(tag)::type>;
-    const std::int64_t wide = columns_of_panel<A>(), panels = (out_c + wide - 1) / wide;
-    return out_step * out_step * panels * kPoints * slab_of(in_step * in_step * in_c, wide);
+    using A = typename decltype(tag)::type;
+    return kSlabs * Slabs(columns_of_panel<A>(), in_c, out_c).step;
   });
 }
 
-// w holds 3×3 kernels: that from input channel k to output channel n at w + k·sk + n·sn. taps_y and taps_x fold the filter in: [2, 3, 3] for
-// the phases of whichever side has them, or 0. All of the accumulator's type.
-void transform(Pointer w, Pointer out, std::int64_t sk, std::int64_t sn, std::int64_t in_c, std::int64_t out_c, std::int64_t in_step,
-               std::int64_t out_step, bool flip, Pointer taps_y, Pointer taps_x, int dtype) {
-  check_steps(in_step, out_step);
-  check_taps(in_step, out_step, taps_y, taps_x);
-  present(kOp, elements(kOp, {kPoints, 4, in_c, out_c}), {w, out});
-  check((sk == 9 && sn == 9 * in_c) || (sk == 9 * out_c && sn == 9), kOp, ": kernels must be [O, I, 3, 3] or its transpose");
+// w holds 3×3 kernels from `depth` to `columns` channels, read backwards if `flip`; `wide`: for a stride of 2.
+void transform(Pointer w, Pointer out, const Strides& strides, bool turned, std::int64_t depth, std::int64_t columns, bool wide, bool flip, int dtype) {
+  present(kOp, elements(kOp, {kMostPoints, depth, columns}), {w, out});
+  const KernelStrides s = turned ? kernel_strides(kOp, strides, depth, columns, 9) : kernel_strides(kOp, strides, columns, depth, 9);
+  const std::int64_t sk = turned ? s.out : s.in, sn = turned ? s.in : s.out;
   with_type(dtype, [&](auto tag) {
-    using A = accumulate_t<typename decltype(tag)::type>;
-    const std::int64_t wide = columns_of_panel<A>(), panels = (out_c + wide - 1) / wide, depth = in_step * in_step * in_c;
-    const std::int64_t slab = slab_of(depth, wide);
-    const auto *ty = as<const A>(taps_y), *tx = as<const A>(taps_x);
-    parallel_for(0, out_step * out_step * panels, 1 + (1 << 14) / (depth * wide + 1), [&](std::int64_t first, std::int64_t last) {
+    using A = typename decltype(tag)::type;
+    const Slabs slabs(columns_of_panel<A>(), depth, columns);
+    const auto* from = as<const A>(w);
+    const py::gil_scoped_release release;
+    parallel_for(0, slabs.panels, grain_of(kPass, slabs.panel()), [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t i = first; i < last; ++i) {
-        const std::int64_t phase = i / panels;
-        const A* y = ty == nullptr ? ty : ty + 9 * (phase / out_step);
-        const A* x = tx == nullptr ? tx : tx + 9 * (phase % out_step);
-        A* to = as<A>(out) + i * kPoints * slab;
-        RWM_EACH_ISA(A, transform_weights<A>(as<const A>(w), sk, sn, in_c, out_c, in_step, flip, y, x, i % panels, to, slab));
+        A* to = as<A>(out) + i * slabs.panel();
+        if (wide) {
+          RWM_EACH_ISA(A, transform_weights<true>(from, sk, sn, s.tap, depth, columns, flip, i, to, slabs.step));
+        } else {
+          RWM_EACH_ISA(A, transform_weights<false>(from, sk, sn, s.tap, depth, columns, flip, i, to, slabs.step));
+        }
       }
     });
   });
 }
 
-struct Blended {  // a Blend before its type is known
-  Pointer scale, regions;
-  std::int64_t styles;
+// Points of tiles [begin, begin + tiles) of the input, or of the gradient's narrow side.
+template <class A>
+void input_points_of(const WinogradPlan& p, const A* x, const A* zeros, const Blend<A>& blend, std::int64_t begin, std::int64_t tiles, A* points,
+                     Grid grid) {
+  parallel_for(0, tiles, grain_of(kPass, p.points() * p.in_c), [&](std::int64_t first, std::int64_t last) {
+    std::vector<A> shares(static_cast<std::size_t>(36 * blend.styles));
+    RWM_EACH_ISA(A, transform_input(p, x, zeros, blend, kWidePlaces.of, begin + first, begin + last, points + first * grid.row, grid, shares.data()));
+  });
+}
 
-  template <class A>
-  Blend<A> of() const {
-    return {as<const A>(scale), as<const A>(regions), styles};
-  }
-};
+template <class A>
+void wide_points_of(const WinogradPlan& p, const A* x, std::int64_t h, std::int64_t w, std::int64_t c, const A* scale, std::int64_t begin,
+                    std::int64_t tiles, A* points, Grid grid) {
+  parallel_for(0, tiles, grain_of(kPass, 81 * c), [&](std::int64_t first, std::int64_t last) {
+    RWM_EACH_ISA(A, transform_wide(p, x, h, w, c, scale, kWidePlaces.of, begin + first, begin + last, points + first * grid.row, grid));
+  });
+}
 
-template <class T, class A>
-void run_blocks(const WinogradPlan& p, Pointer x, const Blend<A>& before, Pointer weights, Pointer y, const Epilogue<T, A>& after) {
-  const std::int64_t wide = columns_of_panel<A>(), slab = slab_of(p.depth(), wide), ld = row_of(p.depth()), room = tiles_of_block(p.depth());
-  const std::vector<T> zeros(static_cast<std::size_t>(p.in_c), T(0.0f));
-  parallel_for(0, num_chunks(p.tiles(), room), 1, [&](std::int64_t first, std::int64_t last) {
-    const auto points = scratch<A>(kPoints * room * ld), m = scratch<A>(kPoints * room * wide), shares = scratch<A>(kPoints * before.styles);
-    for (std::int64_t b = first; b < last; ++b) {
-      const std::int64_t begin = b * room, end = std::min(p.tiles(), begin + room);
-      RWM_EACH_ISA(A, winograd_block<T>(p, as<const T>(x), zeros.data(), before, as<const A>(weights), slab, as<T>(y), after, points.get(), m.get(),
-                                     shares.get(), room, ld, begin, end));
+template <class A>
+void products_of(const WinogradPlan& p, const Slabs& slabs, const A* points, Grid from, const A* weights, A* m, Grid to, std::int64_t tiles) {
+  parallel_for(0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()), [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) {
+      const std::int64_t slab = i / slabs.panels, panel = i % slabs.panels;
+      const A* w = weights + slab * slabs.step + panel * slabs.panel();
+      RWM_EACH_ISA(A, multiply_panel(points, from, w, m + panel * slabs.wide, to, p.first(slab), p.count(slab), tiles, slabs.depth));
     }
   });
 }
 
-// What every pass over the tiles reads.
-void check_run(const WinogradPlan& p, Pointer x, Pointer weights) {
-  const std::int64_t outputs = p.tiles() * p.out_c;
-  present(kOp, outputs * p.in_h * p.in_w * p.in_c == 0 ? 0 : 1, {x, weights});
+template <class A>
+void outputs_of(const WinogradPlan& p, const A* m, Grid grid, A* y, const Epilogue<A, A>& e, std::int64_t begin, std::int64_t tiles) {
+  if (p.stride == Stride::up) {  // by channels: tiles share pixels
+    constexpr std::int64_t kLine = 16;
+    parallel_for(0, num_chunks(p.out_c, kLine), grain_of(kPass, 81 * tiles * kLine), [&](std::int64_t first, std::int64_t last) {
+      RWM_EACH_ISA(A, add_wide(p, m, grid, y, kWidePlaces.of, begin, begin + tiles, first * kLine, std::min(p.out_c, last * kLine)));
+    });
+    return;
+  }
+  parallel_for(0, tiles, grain_of(kPass, p.points() * p.out_c), [&](std::int64_t first, std::int64_t last) {
+    RWM_EACH_ISA(A, transform_output(p, m + first * grid.row, grid, y, e, kWidePlaces.of, begin + first, begin + last));
+  });
 }
 
-// y = clamp(act(b·conv(a·x) + noise + bias)·gain). x, y are channels_last.
+template <class A>
+void run_blocks(const WinogradPlan& p, const A* x, const Blend<A>& before, const A* weights, A* y, const Epilogue<A, A>& after) {
+  const Slabs slabs(columns_of_panel<A>(), p.in_c, p.out_c);
+  const std::int64_t room = tiles_of_block(p, 64);
+  const Grid from = grid_of(room, p.in_c), to = grid_of(room, slabs.columns());
+  const Scratch<A> points(p.points() * from.step), m(p.points() * to.step);
+  const std::vector<A> zeros(static_cast<std::size_t>(p.in_c), A(0));
+  // Tiles do not reach a last row or column that the stride left out.
+  if (p.stride == Stride::up && (p.out_h > 8 * p.tiles_y + 1 || p.out_w > 8 * p.tiles_x + 1))
+    std::fill(y, y + p.batch * p.out_h * p.out_w * p.out_c, A(0));
+  for (std::int64_t begin = 0; begin < p.tiles(); begin += room) {
+    const std::int64_t tiles = std::min(room, p.tiles() - begin);
+    if (p.stride == Stride::down) {
+      wide_points_of(p, x, p.in_h, p.in_w, p.in_c, before.scale, begin, tiles, points.get(), from);
+    } else {
+      input_points_of(p, x, zeros.data(), before, begin, tiles, points.get(), from);
+    }
+    products_of(p, slabs, points.get(), from, weights, m.get(), to, tiles);
+    outputs_of(p, m.get(), to, y, after, begin, tiles);
+  }
+}
+
+// y = clamp(act(b·conv(a·x) + noise + bias)·gain); up: y = conv(a·x) and nothing else. x, y are channels_last. Down: no regions before.
 void forward(const Extents& extents, Pointer x, Pointer weights, Pointer y, Pointer a, Pointer regions_in, Pointer b, Pointer regions_out,
              std::int64_t styles, Pointer noise, std::int64_t noise_step, Pointer bias, double slope, double gain, double clamp, int dtype) {
   const WinogradPlan p = plan_of(extents);
@@ -161,42 +206,42 @@ void forward(const Extents& extents, Pointer x, Pointer weights, Pointer y, Poin
   check_blend(p.batch, p.in_h * p.in_w, p.in_c, a, regions_in, styles);
   check_blend(p.batch, p.out_h * p.out_w, p.out_c, b, regions_out, styles);
   check(noise_step == 0 || noise_step == p.out_h * p.out_w, kOp, ": noise of another size");
+  check(p.stride != Stride::down || regions_in == 0, kOp, ": regions come before the filter");
   with_type(dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using A = accumulate_t<T>;
-    Epilogue<T, A> e;
-    e.blend = Blended{b, regions_out, styles}.of<A>();
+    using A = typename decltype(tag)::type;
+    Epilogue<A, A> e;
+    e.blend = {as<const A>(b), as<const A>(regions_out), styles};
     e.noise = as<const A>(noise);
     e.noise_step = noise_step;
     e.bias = as<const A>(bias);
-    e.activation = activation_settings<T>(slope, gain, clamp);
+    e.activation = activation_settings<A>(slope, gain, clamp);
     e.activate = true;
     const py::gil_scoped_release release;
-    run_blocks<T, A>(p, x, Blended{a, regions_in, styles}.of<A>(), weights, y, e);
+    run_blocks<A>(p, as<const A>(x), {as<const A>(a), as<const A>(regions_in), styles}, as<const A>(weights), as<A>(y), e);
   });
 }
 
 // The adjoint: with dz = convᵀ(du), dx = a·dz and da[n, k, i] = sum_p r_k·x·dz. Here the plan's input is du, its output dx. dx or da may be 0;
-// without da, x may be.
+// without da, x may be. Of a halving, dx is dz and da is not made.
 void input_gradient(const Extents& extents, Pointer du, Pointer weights, Pointer dx, Pointer x, Pointer da, Pointer a, Pointer regions,
                     std::int64_t styles, int dtype) {
   const WinogradPlan p = plan_of(extents);
   check_run(p, du, weights);
   check_blend(p.batch, p.out_h * p.out_w, p.out_c, a, regions, styles);
   present(kOp, da != 0 ? p.batch * p.out_h * p.out_w * p.out_c : 0, {x});
+  check(p.stride != Stride::up || da == 0, kOp, ": the scale's gradient comes behind the filter");
   with_type(dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using A = accumulate_t<T>;
-    const std::int64_t row = styles * p.out_c, image = p.tiles_y * p.tiles_x * p.out_step * p.out_step;
-    Epilogue<T, A> e;
-    e.blend = Blended{a, regions, styles}.of<A>();
-    e.x = as<const T>(x);
-    const auto products = scratch<A>(da != 0 ? p.batch * image * row : 1);
+    using A = typename decltype(tag)::type;
+    const std::int64_t row = styles * p.out_c, image = p.tiles_y * p.tiles_x;
+    Epilogue<A, A> e;
+    e.blend = {as<const A>(a), as<const A>(regions), styles};
+    e.x = as<const A>(x);
+    const Scratch<A> products(da != 0 ? p.batch * image * row : 1);
     e.products = da != 0 ? products.get() : nullptr;
     const py::gil_scoped_release release;
-    run_blocks<T, A>(p, du, Blend<A>{}, weights, dx, e);
+    run_blocks<A>(p, as<const A>(du), {}, as<const A>(weights), as<A>(dx), e);
     if (da == 0) return;
-    parallel_for(0, p.batch, 1 + (1 << 14) / (image * row + 1), [&](std::int64_t first, std::int64_t last) {
+    parallel_for(0, p.batch, grain_of(kPass, image * row), [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t n = first; n < last; ++n) {
         A* total = as<A>(da) + n * row;
         std::fill(total, total + row, A(0));
@@ -206,48 +251,74 @@ void input_gradient(const Extents& extents, Pointer du, Pointer weights, Pointer
   });
 }
 
-// dw = the gradient of the kernels [O, I, 3, 3] from x and du, + 2 w·scale[o, i] if a scale is given. w, scale and dw are of the accumulator's
-// type. The plan is that of the forward pass.
-void weight_gradient(const Extents& extents, Pointer x, Pointer a, Pointer regions, std::int64_t styles, Pointer du, bool flip, Pointer taps_y,
-                     Pointer taps_x, Pointer w, Pointer scale, Pointer dw, int dtype) {
+// Points of tiles [begin, begin + tiles) of du, on the side that the plan's output has.
+template <class A>
+void gradient_points_of(const WinogradPlan& p, const A* du, const A* zeros, std::int64_t begin, std::int64_t tiles, A* points, Grid grid) {
+  if (p.stride == Stride::up) return wide_points_of(p, du, p.out_h, p.out_w, p.out_c, static_cast<const A*>(nullptr), begin, tiles, points, grid);
+  if (p.stride == Stride::down) {
+    WinogradPlan narrow = p;
+    narrow.in_h = p.out_h, narrow.in_w = p.out_w, narrow.in_c = p.out_c;
+    return input_points_of(narrow, du, zeros, Blend<A>{}, begin, tiles, points, grid);
+  }
+  parallel_for(0, tiles, grain_of(kPass, 36 * p.out_c), [&](std::int64_t first, std::int64_t last) {
+    RWM_EACH_ISA(A, transform_gradient(p, du, begin + first, begin + last, points + first * grid.row, grid));
+  });
+}
+
+// The gradient of each product's weights: slabs.columns() numbers a row, rows of p.out_c, `step` from slab to slab.
+template <class A>
+void gradients_of_slabs(const WinogradPlan& p, const Slabs& slabs, const A* x, const Blend<A>& before, const A* du, A* products, std::int64_t step) {
+  const std::int64_t room = tiles_of_block(p, 64), ld = slabs.columns();
+  const Grid left = grid_of(room, p.out_c), right = grid_of(room, ld);
+  const Scratch<A> points(p.points() * right.step), gradients(p.points() * left.step);
+  const std::vector<A> zeros(static_cast<std::size_t>(std::max(p.in_c, p.out_c)), A(0));
+  // Columns past the last channel are multiplied but not used: they must only be cheap.
+  if (ld != p.in_c) std::fill(points.get(), points.get() + p.points() * right.step, A(0));
+  if (p.tiles() == 0) std::fill(products, products + kSlabs * step, A(0));
+  for (std::int64_t begin = 0; begin < p.tiles(); begin += room) {
+    const std::int64_t tiles = std::min(room, p.tiles() - begin);
+    if (p.stride == Stride::down) {
+      wide_points_of(p, x, p.in_h, p.in_w, p.in_c, before.scale, begin, tiles, points.get(), right);
+    } else {
+      input_points_of(p, x, zeros.data(), before, begin, tiles, points.get(), right);
+    }
+    gradient_points_of(p, du, zeros.data(), begin, tiles, gradients.get(), left);
+    parallel_for(0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()), [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) {
+        const std::int64_t slab = i / slabs.panels, column = i % slabs.panels * slabs.wide;
+        A* to = products + slab * step + column;
+        RWM_EACH_ISA(A, multiply_gradients(gradients.get(), left, points.get() + column, right, to, ld, p.first(slab), p.count(slab), tiles, p.out_c,
+                                           begin > 0));
+      }
+    });
+  }
+}
+
+// dw = the gradient of the kernels from x and du, + 2 w·scale[o, i] if a scale is given. w and dw have the same strides. The plan is that of
+// the forward pass.
+void weight_gradient(const Extents& extents, Pointer x, Pointer a, Pointer regions, std::int64_t styles, Pointer du, bool flip, const Strides& strides,
+                     Pointer w, Pointer scale, Pointer dw, int dtype) {
   const WinogradPlan p = plan_of(extents);
-  check_taps(p.in_step, p.out_step, taps_y, taps_x);
   check_run(p, x, du);
   check_blend(p.batch, p.in_h * p.in_w, p.in_c, a, regions, styles);
   present(kOp, p.in_c * p.out_c, {dw});
   present(kOp, scale != 0 ? p.in_c * p.out_c : 0, {w});
+  const KernelStrides s = kernel_strides(kOp, strides, p.out_c, p.in_c, 9);
+  check(p.stride != Stride::down || regions == 0, kOp, ": regions come before the filter");
   with_type(dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using A = accumulate_t<T>;
-    const std::int64_t depth = p.depth(), wide = columns_of_panel<A>(), ldp = row_of(depth), ldg = round_up(p.columns(), wide);
-    const std::int64_t room = 48, size = kPoints * depth * ldg;
-    const std::vector<T> zeros(static_cast<std::size_t>(p.in_c), T(0.0f));
-    const auto points = scratch<A>(kPoints * room * ldp), gradients = scratch<A>(kPoints * room * ldg), products = scratch<A>(size);
-    // Columns past the last channel are multiplied but not used.
-    std::fill(gradients.get(), gradients.get() + kPoints * room * ldg, A(0));
-    if (p.tiles() == 0) std::fill(products.get(), products.get() + size, A(0));
-    const Blend<A> before = Blended{a, regions, styles}.of<A>();
+    using A = typename decltype(tag)::type;
+    const Slabs slabs(columns_of_panel<A>(), p.out_c, p.in_c);
+    const std::int64_t ld = slabs.columns(), step = p.out_c * ld + 16;
+    const Scratch<A> products(kSlabs * step);
     const py::gil_scoped_release release;
-    for (std::int64_t begin = 0; begin < p.tiles(); begin += room) {
-      const std::int64_t tiles = std::min(room, p.tiles() - begin);
-      parallel_for(0, tiles, 6, [&](std::int64_t first, std::int64_t last) {
-        const auto shares = scratch<A>(kPoints * styles);
-        RWM_EACH_ISA(A, transform_input<T>(p, as<const T>(x), zeros.data(), before, begin + first, begin + last, points.get() + first * ldp, room, ldp,
-                                        shares.get());
-                     transform_gradient<T>(p, as<const T>(du), begin + first, begin + last, gradients.get() + first * ldg, room, ldg));
-      });
-      parallel_for(0, kPoints, 6, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t q = first; q < last; ++q) {
-          const A *s = points.get() + q * room * ldp, *g = gradients.get() + q * room * ldg;
-          A* to = products.get() + q * depth * ldg;
-          RWM_EACH_ISA(A, begin == 0 ? multiply_gradients<false>(s, ldp, g, ldg, to, tiles, depth) : multiply_gradients<true>(s, ldp, g, ldg, to, tiles, depth));
-        }
-      });
-    }
-    const auto *ty = as<const A>(taps_y), *tx = as<const A>(taps_x);
-    parallel_for(0, p.out_c, std::max<std::int64_t>(16, (1 << 14) / (depth + 1)), [&](std::int64_t first, std::int64_t last) {
-      RWM_EACH_ISA(A, finish_weight_gradient(products.get(), ldg, p.in_c, p.out_c, p.in_step, p.out_step, flip, ty, tx, as<const A>(w),
-                                          as<const A>(scale), as<A>(dw), first, last));
+    gradients_of_slabs<A>(p, slabs, as<const A>(x), {as<const A>(a), as<const A>(regions), styles}, as<const A>(du), products.get(), step);
+    parallel_for(0, p.out_c, grain_of(kPass, 36 * p.in_c), [&](std::int64_t first, std::int64_t last) {
+      const auto *pw = as<const A>(w), *ps = as<const A>(scale);
+      if (p.wide()) {
+        RWM_EACH_ISA(A, finish_weight_gradient<true>(products.get(), step, ld, p.in_c, flip, pw, ps, as<A>(dw), s, first, last));
+      } else {
+        RWM_EACH_ISA(A, finish_weight_gradient<false>(products.get(), step, ld, p.in_c, flip, pw, ps, as<A>(dw), s, first, last));
+      }
     });
   });
 }

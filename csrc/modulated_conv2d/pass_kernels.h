@@ -114,6 +114,25 @@ void epilogue_backward_pixels(const T* dy, const T* y, const T* u, bool products
   }
 }
 
+// q[i] = sum of squares of the `taps` numbers of kernel i.
+template <class A, class S>
+void add_squares(const A* w, A* q, const S& s, std::int64_t in_c, std::int64_t taps) {
+  using V = Vec<A>;
+  if (s.in == 1) return each_channel<V>(in_c, [&](std::int64_t i, auto count) __attribute__((always_inline)) {
+    V total = V::zero();
+    for (std::int64_t t = 0; t < taps; ++t) {
+      const V v = V::load(w + t * s.tap + i, count);
+      total = fma(v, v, total);
+    }
+    total.store(q + i, count);
+  });
+  for (std::int64_t i = 0; i < in_c; ++i, w += s.in) {
+    A total = 0;
+    for (std::int64_t t = 0; t < taps; ++t) total += w[t * s.tap] * w[t * s.tap];
+    q[i] = total;
+  }
+}
+
 // d[k, o] = rsqrt(sum_i s[k, i]²·q[o, i] + eps) for rows k of [first, last).
 template <class A>
 void demodulate(const A* q, const A* s, A* d, A eps, std::int64_t first, std::int64_t last, std::int64_t out_c, std::int64_t in_c) {

@@ -19,12 +19,13 @@ N, C, O, H, W, K, S = 2, 3, 5, 6, 7, 2, 4  # images, channels in and out, sides,
 F32, LAST = 0, True  # dtype code; channels are innermost
 EMPTY = 0  # an address that may be absent
 ACTIVATION = (0.2, 1.5, math.inf)
-PLAN = (N, H, W, C, H, W, O, 1, 1, -1, -1)
-BACK = (N, H, W, O, H, W, C, 1, 1, -1, -1)
+PLAN = (N, H, W, C, H, W, O, 0, -1, -1)
+BACK = (N, H, W, O, H, W, C, 0, -1, -1)
+STRIDES = (C * 9, 9, 1)
 PANELS = 4096  # more numbers than the transformed weights have
 
 # Right calls. A whole number is a size, a list the shape of a buffer that the call needs, a string
-# any other number; tuples are plans.
+# any other number; tuples are plans and strides.
 SCALES, REGIONS, IMAGE = [N, K, C], [N, K, H, W], [N, H, W, C]
 OUT, EPILOGUE = [N, H, W, O], ([N, K, O], [N, K, H, W], K, [1, 1, H, W], "0", [O], *ACTIVATION)
 CALLS = {
@@ -43,18 +44,18 @@ CALLS = {
     "modulated_conv2d_epilogue": (OUT, OUT, *EPILOGUE, N, H * W, O),
     "modulated_conv2d_epilogue_backward": (OUT, OUT, EMPTY, OUT, [O], [N, K, O], [N, H, W])
     + (*EPILOGUE, N, H * W, O),
-    "modulated_conv2d_squares": ([O, C, 9], [O, C], O * C, 9),
+    "modulated_conv2d_squares": ([O, C, 9], [O, C], O, C, 9, STRIDES),
     "modulated_conv2d_demodulation": ([O, C], [N, C], [N, O], 1e-8, N, O, C),
     "modulated_conv2d_demodulation_backward": ([O, C], [N, C], [N, O], [N, O], [N, C], [O, C])
     + (N, O, C),
-    "modulated_conv2d_winograd_weights_size": (C, O, 1, 1),
-    "modulated_conv2d_winograd_weights": ([O, C, 9], [PANELS], 9, 9 * C, C, O, 1, 1)
-    + (False, EMPTY, EMPTY),
+    "modulated_conv2d_winograd_weights_size": (C, O),
+    "modulated_conv2d_winograd_weights": ([O, C, 9], [PANELS], STRIDES, False)
+    + (C, O, False, False),
     "modulated_conv2d_winograd": (PLAN, IMAGE, [PANELS], OUT, SCALES, REGIONS, *EPILOGUE),
     "modulated_conv2d_winograd_input_gradient": (BACK, OUT, [PANELS], IMAGE, IMAGE, SCALES)
     + (SCALES, REGIONS, K),
     "modulated_conv2d_winograd_weight_gradient": (PLAN, IMAGE, SCALES, REGIONS, K, OUT, False)
-    + (EMPTY, EMPTY, [O, C, 9], [O, C], [O, C, 9]),
+    + (STRIDES, [O, C, 9], [O, C], [O, C, 9]),
 }
 # Buffers that each call can do without, by place.
 OPTIONAL = {
@@ -67,7 +68,7 @@ OPTIONAL = {
     "masked_l1_backward": {3},
     "modulated_conv2d_winograd": {9, 11},
     "modulated_conv2d_winograd_input_gradient": {3, 5},
-    "modulated_conv2d_winograd_weight_gradient": {10},
+    "modulated_conv2d_winograd_weight_gradient": {9},
 }
 
 
@@ -129,7 +130,7 @@ def test_a_size_that_no_buffer_has_is_refused(name, wrong):
         if isinstance(value, tuple):
             for i in range(len(value)):
                 values[place] = (*value[:i], wrong, *value[i + 1 :])
-                if i < 9 or not (isinstance(wrong, int) and abs(wrong) < 1 << 48):  # offsets
+                if i < 8 or not (isinstance(wrong, int) and abs(wrong) < 1 << 48):  # offsets
                     refused(name, values)
 
 
@@ -154,11 +155,22 @@ def test_a_size_of_0_divides_nothing(name):
             continue
 
 
-def test_a_plan_has_eleven_numbers_and_phases_of_one_side():
+def test_a_plan_has_ten_numbers_and_sides_that_go_together():
     name = "modulated_conv2d_winograd"
-    for plan in (PLAN[:-1], (*PLAN, 0), (*PLAN[:7], 2, 2, -1, -1), (*PLAN[:7], 3, 1, -1, -1), ()):
+    up, down = (*PLAN[:7], 1, -1, -1), (*PLAN[:7], 2, -1, -1)  # sides of one size
+    for plan in (PLAN[:-1], (*PLAN, 0), (*PLAN[:7], 3, -1, -1), up, down, ()):
         values, tensors = right_call(name)
         values[0] = plan
+        refused(name, values)
+
+
+def test_kernels_of_other_strides_are_refused():
+    name, place = "modulated_conv2d_squares", 5
+    values, tensors = right_call(name)
+    values[place] = (C * 9, 1, C)  # channels_last
+    getattr(_extension.cpu(), name)(*values)
+    for strides in ((9, 9, 1), (C * 9, 9, 2), (C * 9, 1, 9), (C * 9, 9), ()):
+        values[place] = strides
         refused(name, values)
 
 

@@ -17,22 +17,26 @@ from rwm_fast.ops._cpu import address
 from rwm_fast.ops._extension import DTYPE_CODES
 from rwm_fast.ops.modulated_conv2d import winograd
 from rwm_fast.ops.modulated_conv2d._geometry import Fir, _convolution_arguments, _oriented
-from rwm_fast.ops.modulated_conv2d.native_cpu_layer import LAST, Epilogue, Layer
+from rwm_fast.ops.modulated_conv2d.native_cpu_layer import LAST, Epilogue, Layer, plain_epilogue
 from rwm_fast.ops.upfirdn2d import native as upfirdn2d
 from rwm_fast.ops.upfirdn2d.autograd import adjoint_padding
 
 
 def convolved(layer: Layer, epilogue: Epilogue) -> Tensor:
     """The convolution of a·x and the epilogue, channels_last."""
-    if layer.body == "winograd":
+    if layer.body == "winograd" and not layer.passes.after:
         y = layer.images(layer.x, layer.channels[0], layer.chain[-1])
-        winograd.forward(
-            layer.x, y, layer.weights, layer.styles, layer.regions_in, epilogue.arguments()
-        )
+        x, a, regions_in = _winograd_input(layer)
+        winograd.forward(x, y, layer.weights, a, regions_in, epilogue.arguments())
         return y
     if layer.body == "product":
         u = torch.bmm(_rows(layer.x), _weights_of_images(layer).mT)  # [N, HW, O]
         y = layer.images(layer.x, layer.channels[0], layer.chain[-1])
+    elif layer.body == "winograd":
+        u = layer.images(layer.x, layer.channels[0], layer.chain[1])
+        plain = plain_epilogue(layer).arguments()
+        winograd.forward(layer.x, u, layer.weights, layer.styles, layer.regions_in, plain)
+        u = y = _fir(u, layer.filter, *layer.passes.after)
     else:
         u = y = _convolution(layer, _scaled(layer))
     _cpu.module().modulated_conv2d_epilogue(
@@ -96,11 +100,41 @@ def _convolution(layer: Layer, z: Tensor) -> Tensor:
     return u
 
 
+def _winograd_input(layer: Layer) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What the kernels read before a filter, and the scales they apply to it.
+
+    A halving filters first; scales of whole channels may come after the filter as well.
+    """
+    if layer.weights.body.stride != winograd.DOWN:
+        return layer.x, layer.styles, layer.regions_in
+    z, a = (layer.x, layer.styles) if layer.regions_in is None else (_scaled(layer), None)
+    return _fir(z, layer.filter, layer.passes.before), a, None
+
+
 def by_winograd(layer, du, dx, ds, scale, need_w) -> Tensor | None:
-    common = (layer.weights, layer.styles, layer.regions_in)
-    if dx is not None or ds is not None:
-        winograd.input_gradient(du, layer.x, *common, dx, ds)
-    return winograd.weight_gradient(layer.x, du, *common, scale) if need_w else None
+    p, chain, weights = layer.passes, layer.chain, layer.weights
+    if weights.body.stride == winograd.UP:
+        du = _fir_adjoint(du, layer.filter, *p.after, chain[1])
+    need_z = dx is not None or ds is not None
+    if need_z and weights.body.stride == winograd.DOWN:
+        dz = layer.images(du, layer.channels[1], chain[1])
+        winograd.input_gradient(du, dz, weights, None, None, dz, None)
+        _scale_backward(layer, _fir_adjoint(dz, layer.filter, p.before, chain[0]), dx, ds)
+    elif need_z:
+        winograd.input_gradient(du, layer.x, weights, layer.styles, layer.regions_in, dx, ds)
+    if not need_w:
+        return None
+    x, a, regions_in = _winograd_input(layer)
+    return winograd.weight_gradient(x, du, weights, a, regions_in, scale)
+
+
+def _scale_backward(layer: Layer, dz: Tensor, dx: Tensor | None, ds: Tensor | None) -> None:
+    """dx = a·dz, ds_k = Σ_p r_k x·dz; dz channels_last."""
+    n, i, h, w = layer.x.shape
+    _cpu.module().modulated_conv2d_scale_backward(
+        *map(address, (dz, layer.x, dx, ds, layer.styles, layer.regions_in)),
+        layer.styles.shape[1], n, h * w, i, DTYPE_CODES[dz.dtype],
+    )  # fmt: skip
 
 
 def by_product(layer, du, dx, ds, scale, need_w) -> Tensor | None:
@@ -131,12 +165,7 @@ def by_convolution(layer, du, dx, ds, scale, need_w) -> Tensor | None:
     if need_z:
         if p.before is not None:
             dz = _fir_adjoint(dz, layer.filter, p.before, chain[0])
-        dz = dz.contiguous(memory_format=LAST)
-        n, i, h, w = layer.x.shape
-        _cpu.module().modulated_conv2d_scale_backward(
-            *map(address, (dz, layer.x, dx, ds, layer.styles, layer.regions_in)),
-            layer.styles.shape[1], n, h * w, i, DTYPE_CODES[dz.dtype],
-        )  # fmt: skip
+        _scale_backward(layer, dz.contiguous(memory_format=LAST), dx, ds)
     if not need_w:
         return None
     dw = _oriented(dw, p, layer.settings.flip_weight)

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rwm_fast.ops import _check, _cpu
+from rwm_fast.ops import _check, _cpu, _layout
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops._cpu import address
 from rwm_fast.ops._extension import DTYPE_CODES
 from rwm_fast.ops.bias_act.native_cuda import settings as activation_settings
 from rwm_fast.ops.modulated_conv2d import winograd
 from rwm_fast.ops.modulated_conv2d._geometry import Plan, Settings, plan, sizes
-from rwm_fast.ops.modulated_conv2d.winograd import Fold, Weights
+from rwm_fast.ops.modulated_conv2d.winograd import Body, Weights
 
 # An address does not keep its tensor: whatever `address` is called on has a name until the kernel
 # returns.
@@ -67,22 +67,22 @@ class Layer(NamedTuple):
         return torch.empty(shape, dtype=like.dtype, memory_format=LAST)
 
 
-def folded(
+def winograd_body(
     x: Tensor,
     weight: Tensor,
     filter: Tensor | None,
     settings: Settings,
     size: Sequence[int] | None = None,
-) -> Fold | None:
+) -> Body | None:
     """The layer as Winograd's algorithm takes it, or None where that does not pay."""
     if not winograd.enabled or computes_in(x.dtype) == torch.bfloat16:
         return None
-    fold = winograd.fold(settings, weight, filter)
-    if fold is None:
+    body = winograd.body(settings, weight)
+    if body is None:
         return None
     if size is None:
         size = sizes(plan(settings, weight, filter), weight, filter, *x.shape[2:])[-1]
-    return fold if winograd.pays(fold, weight, x.shape[0], size) else None
+    return body if winograd.pays(body, weight, x.shape[0], size) else None
 
 
 def _check_kinds(needed: Sequence, *optional: Sequence) -> None:
@@ -128,16 +128,18 @@ def layer_of(
             return None
         return _cpu.dense(OP, name, t if t.dtype == wide else t.to(wide), shape, (wide,))
 
+    order = _layout.memory_format(weight)
+    kernels = _cpu.dense(OP, "weight", weight.to(wide), weight.shape, (wide,), order)
+    _check.require(weight.shape[1] == i, OP, f"weight must be [O, {i}, kh, kw]", weight)
     x = _cpu.dense(OP, "x", x.to(dtype), x.shape, (dtype,), LAST)
-    kernels = small("weight", weight, (o, i, *weight.shape[2:]))
-    fold = folded(x, weight, filter, settings, chain[-1])
+    body = winograd_body(x, weight, filter, settings, chain[-1])
     regions_in = small("regions_in", regions_in, (n, k, h, w))
     _check.require(k == 1 or regions_in is not None, OP, "several styles need regions", styles)
     plain = not passes.after and passes.before is None and passes.padding == (0, 0)
     pointwise = tuple(weight.shape[2:]) == (1, 1) and plain and regions_in is None
     return Layer(
         x,
-        Weights(weight, kernels, fold, not settings.flip_weight),
+        Weights(weight, kernels, body, settings.flip_weight),
         small("styles", styles, (n, k, i)),
         regions_in,
         small("regions_out", regions_out, (n, k, *chain[-1])) if settings.demodulate else None,
@@ -150,7 +152,7 @@ def layer_of(
         settings,
         passes,
         chain,
-        "winograd" if fold else "product" if pointwise else "convolution",
+        "winograd" if body else "product" if pointwise else "convolution",
     )
 
 

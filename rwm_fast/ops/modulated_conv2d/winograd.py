@@ -1,14 +1,16 @@
 """3×3 layers on the CPU by Winograd's algorithm (csrc/modulated_conv2d): which, and their weights.
 
-F(4×4, 3×3) multiplies 36 times where the definition multiplies 144 times. A halving or doubling is
-a 3×3 correlation on phases, with the filter folded into the weights, so it costs no filter pass.
-The result is off the float64 truth by about twice what torch's float32 convolution is off (largest
-error 1e-6 to 3e-6 of the largest value, for 32 to 512 channels).
+F(4×4, 3×3) multiplies 36 times where the definition multiplies 144 times; a halving or doubling 81
+times, with the filter in a pass of its own (folded into the weights it would take 144 again).
+The result is off the float64 truth by about twice what torch's float32 convolution is off, that of
+a halving or doubling by three to four times (largest error 1e-6 to 4e-6 of the largest value, for
+32 to 512 channels).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from rwm_fast.ops import _cpu
+from rwm_fast.ops import _cpu, _layout
 from rwm_fast.ops._cpu import address
 from rwm_fast.ops._extension import DTYPE_CODES
 from rwm_fast.ops.modulated_conv2d._geometry import Settings
@@ -29,104 +31,51 @@ enabled = True
 CACHE_BYTES = 512 << 20
 
 
-class Fold(NamedTuple):
-    """A layer as a 3×3 correlation on phases."""
+class Body(NamedTuple):
+    """A layer as the kernels run it: a 3×3 correlation, with the filter in a pass of its own."""
 
-    in_step: int  # phases of the input along an axis: 2 halves the size
-    out_step: int  # phases of the output: 2 doubles it
-    off_y: int  # where a patch starts, in pixels of a phase
-    off_x: int
-    taps_y: tuple[tuple[tuple[float, ...], ...], ...] | None  # [2, 3, 3] for each phase, or None
-    taps_x: tuple[tuple[tuple[float, ...], ...], ...] | None
+    stride: int  # 0: none; 1: the output is twice as large; 2: half as large
+    off_y: int = 0  # stride 0: where a patch starts, in pixels
+    off_x: int = 0
 
-    def adjoint(self) -> Fold:
-        """Of the transposed correlation; its kernels are turned over as well."""
-        turned = [t and tuple(m[::-1] for m in t) for t in (self.taps_y, self.taps_x)]
-        return Fold(self.out_step, self.in_step, -2 - self.off_y, -2 - self.off_x, *turned)
+    def adjoint(self) -> Body:
+        """Of the transposed correlation."""
+        return (
+            Body((0, 2, 1)[self.stride])
+            if self.stride
+            else Body(0, -2 - self.off_y, -2 - self.off_x)
+        )
+
+    def flips(self, flip_weight: bool, adjoint: bool) -> bool:
+        """Whether the kernels are read backwards; a doubling scatters, so turns them over."""
+        if self.stride:
+            return flip_weight == (self.stride == UP)
+        return (not flip_weight) != adjoint
 
 
-def fold(settings: Settings, weight: Tensor, filter: Tensor | None) -> Fold | None:
-    """The layer's fold; None if it has none (other kernels, factors, long or uneven filters)."""
-    if tuple(weight.shape[2:]) != (3, 3) or max(settings.up, settings.down) > 2:
+UP, DOWN = 1, 2
+
+
+def body(settings: Settings, weight: Tensor) -> Body | None:
+    """The layer's body; None if it has none (other kernels and factors)."""
+    up, down = settings.up, settings.down
+    if tuple(weight.shape[2:]) != (3, 3) or max(up, down) > 2 or up == down == 2:
         return None
-    if settings.up == settings.down == 2:
-        return None
-    px, _, py, _ = settings.padding
-    if settings.up == settings.down == 1:
-        return Fold(1, 1, -py, -px, None, None)
-    taps = _factors(filter)
-    if taps is None:
-        return None
-    y, x = (_fold_axis(f, p, settings.up) for f, p in zip(taps, (py, px), strict=True))
-    if y is None or x is None:
-        return None
-    (off_y, taps_y), (off_x, taps_x) = y, x
-    return Fold(settings.down, settings.up, off_y, off_x, taps_y, taps_x)
+    if up == down == 1:
+        px, _, py, _ = settings.padding
+        return Body(0, -py, -px)
+    return Body(UP if up == 2 else DOWN)
 
 
-def _factors(filter: Tensor | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Taps along y and x if the filter is an outer product of at most 4 taps each."""
-    if filter is None:
-        return (1.0,), (1.0,)
-    if max(filter.shape) > 4:
-        return None
-    if filter.ndim == 1:
-        taps = tuple(filter.tolist())
-        return taps, taps
-    f = filter.double()
-    at = int(f.abs().argmax())
-    row, column = divmod(at, f.shape[1])
-    y, x = f[:, column] / f[row, column], f[row]
-    exact = bool(((y.outer(x) - f).abs() <= 1e-7 * f.abs().max()).all())
-    return (tuple(y.tolist()), tuple(x.tolist())) if exact else None
-
-
-@functools.lru_cache(maxsize=256)
-def _fold_axis(filter: tuple[float, ...], padding: int, up: int):
-    """The offset and the 3×3 matrix of each phase along one axis; None if 3 taps do not hold them.
-
-    Kernel and filter together are the correlation g[j + k] = f[F − 1 − j]·w[k]. Doubling: outputs
-    p = 2t + φ meet inputs i where g's index m = 2i − p + pad. Halving: outputs t meet inputs
-    2i + φ where m = 2i + φ − 2t + pad. Either way every second m, and i moves by one for each.
-    """
-    size = len(filter)
-    if up == 2:
-        pad, sign = padding + (size + 1) // 2, -1
-    else:
-        pad, sign = padding + (size - 1) // 2, 1
-    gain = float(up)
-    starts = [(pad + sign * phase) % 2 for phase in (0, 1)]  # the first m of each phase
-    offsets = [(start - pad - sign * phase) // 2 for phase, start in enumerate(starts)]
-    offset = min(offsets)
-    matrices = []
-    for start, own in zip(starts, offsets, strict=True):
-        matrix = [[0.0] * 3 for _ in range(3)]
-        for m in range(start, size + 2, 2):
-            row = (m - start) // 2 + own - offset
-            for k in range(3):
-                if 0 <= m - k < size and (value := gain * filter[size - 1 - (m - k)]):
-                    if row > 2:
-                        return None
-                    matrix[row][k] += value
-        matrices.append(tuple(map(tuple, matrix)))
-    return offset, tuple(matrices)
-
-
-def pays(fold: Fold, weight: Tensor, batch: int, size: Sequence[int]) -> bool:
+def pays(body: Body, weight: Tensor, batch: int, size: Sequence[int]) -> bool:
     """Whether a layer with this output size has tiles enough to earn back its weights' transform.
 
     Nanoseconds for each pair of channels, measured on one Zen 3 core: 0.24 a pixel by definition,
     1.1 a tile and 20 a transformed kernel here.
     """
-    phases = (fold.in_step * fold.out_step) ** 2
-    h, w = (-(-s // fold.out_step) for s in size)  # pixels of a phase
+    h, w = (-(-s // 2) if body.stride == UP else s for s in size)  # where the products are
     tiles = batch * -(-h // 4) * -(-w // 4)
-    return 0.24 * batch * h * w * min(phases, 2) > 1.1 * tiles * phases + 20 * phases
-
-
-@functools.lru_cache(maxsize=256)
-def _matrices(taps, dtype: torch.dtype) -> Tensor | None:
-    return None if taps is None else torch.tensor(taps, dtype=dtype)  # [2, 3, 3]
+    return 0.24 * batch * h * w > (2.5 if body.stride else 1.1) * tiles + 20
 
 
 class _Kept:
@@ -151,15 +100,23 @@ class _Kept:
 _cache: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def cached(source: Tensor, key: object, make: Callable[[], Tensor]) -> Tensor:
-    """make(), or what it gave before for the same key, tensor and values of the tensor.
+def _state(source: Tensor) -> object | None:
+    """What tells one state of a parameter from another; None for what is not worth keeping.
 
-    Results that are not parameters change all the time and are not kept.
+    Results that are not parameters change all the time.
     """
-    if not source.is_leaf or not source.is_contiguous():
-        return make()
+    dense = source.is_contiguous() or _layout.is_channels_last(source)
+    if not source.is_leaf or not dense:
+        return None
     # not the version counter: writing through .data leaves that as it is
-    state = _cpu.module().modulated_conv2d_fingerprint(address(source), source.nbytes)
+    hash = _cpu.module().modulated_conv2d_fingerprint(address(source), source.nbytes)
+    return hash, source.stride()
+
+
+def cached(source: Tensor, state: object, key: object, make: Callable[[], Tensor]) -> Tensor:
+    """make(), or what it gave before for the same key, tensor and state of the tensor."""
+    if state is None:
+        return make()
     kept = _cache.get(source)
     if kept is None or kept.state != state:
         kept = _cache[source] = _Kept(state)
@@ -170,68 +127,79 @@ def cached(source: Tensor, key: object, make: Callable[[], Tensor]) -> Tensor:
     return value
 
 
-class Weights(NamedTuple):
-    """A layer's weights in the accumulator's dtype, and what they are cached under."""
+class Weights:
+    """A layer's weights in the accumulator's dtype, and what is made from them."""
 
-    source: Tensor  # [O, I, kh, kw], as it came
-    wide: Tensor  # [O, I, kh, kw], contiguous
-    fold: Fold | None
-    flip: bool  # the kernels are read backwards
+    def __init__(self, source: Tensor, wide: Tensor, body: Body | None, flip_weight: bool) -> None:
+        self.source = source  # [O, I, kh, kw], as it came
+        self.wide = wide  # [O, I, kh, kw], contiguous or channels_last
+        self.body = body
+        self.flip_weight = flip_weight
+
+    @functools.cached_property
+    def state(self) -> object | None:
+        """One hash serves the call."""
+        return _state(self.source)
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """From output to output, input to input, tap to tap."""
+        i, taps = self.wide.shape[1], math.prod(self.wide.shape[2:])
+        return (i * taps, 1, i) if _layout.is_channels_last(self.wide) else (i * taps, taps, 1)
 
     def squares(self) -> Tensor:
         """Q[o, i] = Σ_uv W²."""
+        return cached(self.source, self.state, ("squares", self.wide.dtype), self._squares)
 
-        def make() -> Tensor:
-            o, i, kh, kw = self.wide.shape
-            q = self.wide.new_empty(o, i)
-            code = DTYPE_CODES[q.dtype]
-            _cpu.module().modulated_conv2d_squares(
-                address(self.wide), address(q), o * i, kh * kw, code
-            )
-            return q
-
-        return cached(self.source, ("squares", self.wide.dtype), make)
+    def _squares(self) -> Tensor:
+        o, i, kh, kw = self.wide.shape
+        q = self.wide.new_empty(o, i)
+        _cpu.module().modulated_conv2d_squares(
+            address(self.wide), address(q), o, i, kh * kw, self.strides, DTYPE_CODES[q.dtype]
+        )
+        return q
 
     def transformed(self, adjoint: bool) -> Tensor:
         """G w Gᵀ of every kernel, in the order the products read them."""
-        fold = self.fold.adjoint() if adjoint else self.fold
-        # without phases, turning the kernels over is the whole adjoint
-        flip = self.flip != (adjoint and fold.taps_y is None)
-        key = (adjoint, fold, flip, self.wide.dtype, _cpu.module().isa())
-        return cached(self.source, key, lambda: self._transform(fold, flip, adjoint))
+        flip = self.body.flips(self.flip_weight, adjoint)
+        key = (adjoint, bool(self.body.stride), flip, self.wide.dtype, _cpu.module().isa())
+        return cached(self.source, self.state, key, lambda: self._transform(flip, adjoint))
 
-    def _transform(self, fold: Fold, flip: bool, adjoint: bool) -> Tensor:
+    def _transform(self, flip: bool, adjoint: bool) -> Tensor:
         module, wide, code = _cpu.module(), self.wide, DTYPE_CODES[self.wide.dtype]
-        o, i = wide.shape[:2]
-        ins, outs, near, far = (o, i, 9 * i, 9) if adjoint else (i, o, 9, 9 * i)
-        steps = (fold.in_step, fold.out_step)
-        size = module.modulated_conv2d_winograd_weights_size(ins, outs, *steps, code)
-        u = wide.new_empty(size)
-        taps = [_matrices(t, wide.dtype) for t in (fold.taps_y, fold.taps_x)]
+        ins, outs = wide.shape[:2] if adjoint else wide.shape[1::-1]
+        size = module.modulated_conv2d_winograd_weights_size(ins, outs, code)
+        # not torch's memory: for large layers that would be fresh pages after every update
+        u = torch.frombuffer(module.Block(size * wide.itemsize), dtype=wide.dtype, count=size)
         module.modulated_conv2d_winograd_weights(
-            *map(address, (wide, u)), near, far, ins, outs, *steps, flip, *map(address, taps), code
-        )
+            address(wide), address(u), self.strides, adjoint, ins, outs,
+            bool(self.body.stride), flip, code,
+        )  # fmt: skip
         return u
 
 
-def _extents(fold: Fold, x: Tensor, y_shape: Sequence[int]) -> tuple[int, ...]:
+def _extents(body: Body, x: Tensor, y_shape: Sequence[int]) -> tuple[int, ...]:
     n, i, h, w = x.shape
-    return (n, h, w, i, *y_shape[2:], y_shape[1], *fold[:4])
+    return (n, h, w, i, *y_shape[2:], y_shape[1], *body)
 
 
 def forward(
     x: Tensor,  # [N, I, h, w], channels_last
     y: Tensor,  # [N, O, H, W], channels_last, written
     weights: Weights,
-    a: Tensor,  # [N, K, I]
+    a: Tensor | None,  # [N, K, I]
     regions_in: Tensor | None,
     epilogue: Sequence[object],
 ) -> None:
-    """y = clamp(act(b·conv(W, a·x) + noise + bias)·gain); see native_cpu_layer.Epilogue."""
+    """y = clamp(act(b·conv(W, a·x) + noise + bias)·gain); see native_cpu_layer.Epilogue.
+
+    A doubling gives conv(W, a·x) alone: its filter comes next. A halving takes no regions: its
+    filter came before.
+    """
     u = weights.transformed(adjoint=False)
     b, regions_out, styles, *rest = epilogue
     _cpu.module().modulated_conv2d_winograd(
-        _extents(weights.fold, x, y.shape),
+        _extents(weights.body, x, y.shape),
         *map(address, (x, u, y, a, regions_in)), b, regions_out, styles, *rest,
         DTYPE_CODES[x.dtype],
     )  # fmt: skip
@@ -241,16 +209,17 @@ def input_gradient(
     du: Tensor,  # [N, O, H, W], channels_last
     x: Tensor,  # [N, I, h, w], channels_last
     weights: Weights,
-    a: Tensor,  # [N, K, I]
+    a: Tensor | None,  # [N, K, I]
     regions_in: Tensor | None,
     dx: Tensor | None,  # like x, written
     da: Tensor | None,  # [N, K, I], written
 ) -> None:
-    """With dz = convᵀ(du): dx = a·dz, da_k = Σ_p r_k x·dz."""
+    """With dz = convᵀ(du): dx = a·dz, da_k = Σ_p r_k x·dz. Of a halving, dx = dz."""
     u = weights.transformed(adjoint=True)
     _cpu.module().modulated_conv2d_winograd_input_gradient(
-        _extents(weights.fold.adjoint(), du, x.shape),
-        *map(address, (du, u, dx, x, da, a, regions_in)), a.shape[1], DTYPE_CODES[x.dtype],
+        _extents(weights.body.adjoint(), du, x.shape),
+        *map(address, (du, u, dx, x, da, a, regions_in)), 1 if a is None else a.shape[1],
+        DTYPE_CODES[x.dtype],
     )  # fmt: skip
 
 
@@ -258,17 +227,17 @@ def weight_gradient(
     x: Tensor,  # [N, I, h, w], channels_last
     du: Tensor,  # [N, O, H, W], channels_last
     weights: Weights,
-    a: Tensor,  # [N, K, I]
+    a: Tensor | None,  # [N, K, I]
     regions_in: Tensor | None,
     scale: Tensor | None,  # [O, I]
 ) -> Tensor:
     """dW [O, I, 3, 3] = the adjoint of conv(W, a·x) in W, + 2 W·scale."""
-    fold, wide = weights.fold, weights.wide
+    wide = weights.wide
     dw = torch.empty_like(wide)
-    taps = [_matrices(t, wide.dtype) for t in (fold.taps_y, fold.taps_x)]
     _cpu.module().modulated_conv2d_winograd_weight_gradient(
-        _extents(fold, x, du.shape),
-        *map(address, (x, a, regions_in)), a.shape[1], address(du), weights.flip,
-        *map(address, (*taps, wide, scale, dw)), DTYPE_CODES[x.dtype],
+        _extents(weights.body, x, du.shape),
+        *map(address, (x, a, regions_in)), 1 if a is None else a.shape[1], address(du),
+        weights.body.flips(weights.flip_weight, False), weights.strides,
+        *map(address, (wide, scale, dw)), DTYPE_CODES[x.dtype],
     )  # fmt: skip
     return dw
