@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def import_from(folder: str) -> None:
     """Make `import rwm_fast` mean the folder's, and `import benchmarks` ours."""
-    sys.path[0] = folder
+    here = str(ROOT / "benchmarks")  # put there by Python, unless told not to
+    sys.path[:] = [folder, *(entry for entry in sys.path if entry != here)]
     import rwm_fast
 
     found = Path(rwm_fast.__file__).resolve()
