@@ -146,9 +146,25 @@ def test_pip_install_editable_imports_the_tree(tree, with_torch):
     assert "'native': 'used'" in with_torch.bias_act().stdout
 
 
+@pytest.fixture(scope="module")
+def sdist(tree, bare, tmp_path_factory):
+    """The source distribution."""
+    folder = tmp_path_factory.mktemp("sdist")
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})"
+    bare.run("-c", code, cwd=tree)
+    return next(folder.glob("rwm_fast-*.tar.gz"))
+
+
+def test_the_sdist_holds_all_sources_and_nothing_built(tree, sdist):
+    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    headers = {p.relative_to(tree).as_posix() for p in (tree / "csrc").rglob("*.h")}
+    assert headers and headers <= names
+    assert not [name for name in names if name.endswith((".so", "_build_info.json"))]
+
+
 @compiler
-def test_a_wheel_needs_no_torch_to_build_and_holds_everything(tree, bare, tmp_path):
-    bare.run("-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(tree))
+def test_its_wheel_needs_no_torch_to_build_and_holds_everything(tree, sdist, bare, tmp_path):
+    bare.run("-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(sdist))
     assert bare.run("-c", "import torch", ok=False).returncode != 0
     wheel = zipfile.ZipFile(next(tmp_path.glob("rwm_fast-*.whl")))
     names = set(wheel.namelist())
@@ -165,19 +181,6 @@ def test_a_wheel_needs_no_torch_to_build_and_holds_everything(tree, bare, tmp_pa
     libraries = subprocess.run(["ldd", str(tmp_path / MODULE)], capture_output=True, text=True)
     assert "libc." in libraries.stdout
     assert not re.search(r"torch|omp|python", libraries.stdout.replace(str(tmp_path), ""))
-
-
-@compiler
-def test_the_sdist_builds(tree, bare, tmp_path):
-    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
-    bare.run("-c", code, cwd=tree)
-    sdist = next(tmp_path.glob("rwm_fast-*.tar.gz"))
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
-    headers = {p.relative_to(tree).as_posix() for p in (tree / "csrc").rglob("*.h")}
-    assert headers and headers <= names
-    assert not [name for name in names if name.endswith((".so", "_build_info.json"))]
-    bare.run("-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(sdist))
-    assert MODULE in zipfile.ZipFile(next(tmp_path.glob("rwm_fast-*.whl"))).namelist()
 
 
 @compiler
