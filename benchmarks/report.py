@@ -17,41 +17,38 @@ class BadResults(ValueError):
     """A results file that is not as this version writes it; the message names the place."""
 
 
-def _need(condition: bool, where: str, rule: str) -> None:
+def need(condition: bool, where: str, rule: str) -> None:
     if not condition:
         raise BadResults(f"{where}: {rule}")
 
 
-def _check_spreads(value: dict, where: str) -> None:
+def check_spreads(value: dict, where: str) -> None:
     for phase, spread in value.items():
-        _need(set(spread) == set(SPREAD), f"{where}.{phase}", f"must have {SPREAD}")
+        need(set(spread) == set(SPREAD), f"{where}.{phase}", f"must have {SPREAD}")
         for name, number in spread.items():
-            _need(
-                isinstance(number, (int, float)) and number > 0,
-                f"{where}.{phase}.{name}",
-                "must be a positive number",
-            )
+            good = isinstance(number, (int, float)) and number > 0
+            need(good, f"{where}.{phase}.{name}", f"must be a positive number, got {number!r}")
 
 
 def checked(results: dict) -> dict:
     """The results themselves; BadResults if something is missing or not as it must be."""
     for key in ("version", "machine", "software", "allocator", "ceilings", "rows"):
-        _need(key in results, "results", f"must have {key}")
-    _need(results["version"] == 1, "version", "must be 1")
+        need(key in results, "results", f"must have {key}")
+    need(results["version"] == 1, "version", "must be 1")
     names = [(row.get("name"), row.get("threads")) for row in results["rows"]]
-    _need(len(set(names)) == len(names), "rows", "must have different names")
+    need(len(set(names)) == len(names), "rows", "must have different names")
     for row in results["rows"]:
         where = f"rows[{row.get('name')}]"
         if "skipped" in row:
-            _need(bool(row["skipped"]), where, "must say why it was skipped")
+            need(bool(row["skipped"]), where, "must say why it was skipped")
             continue
-        _need(row.get("columns", {}).keys() >= {"ours"}, where, "must have the column ours")
+        need(row.get("columns", {}).keys() >= {"ours"}, where, "must have the column ours")
         for name, column in row["columns"].items():
-            _check_spreads(column.get("seconds", {"total": {}}), f"{where}.{name}")
+            check_spreads(column.get("seconds", {"total": {}}), f"{where}.{name}")
         others = set(row["columns"]) - {"ours"}
-        _need(set(row["ratios"]) == others, where, "must have a ratio for every other column")
+        need(set(row["ratios"]) == others, where, "must have a ratio for every other column")
         for name, ratios in row["ratios"].items():
-            _check_spreads(ratios, f"{where}.ratios.{name}")
+            check_spreads(ratios, f"{where}.ratios.{name}")
     return results
 
 

@@ -8,53 +8,37 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-SPREAD = ("median", "p20", "p80")
+from benchmarks.report import check_spreads, need
+
 OTHERS = ("published", "rewritten", "compiled", "ours-native", "ours-triton", "ceiling")
 TIMED = ("operators", "layers", "networks")
 RATES = {"bfloat16": "bfloat16", "float16": "float16", "tf32": "tf32"}
 
 
-class BadResults(ValueError):
-    """A results file that is not as this version writes it; the message names the place."""
-
-
-def _need(condition: bool, where: str, rule: str) -> None:
-    if not condition:
-        raise BadResults(f"{where}: {rule}")
-
-
-def _check_spreads(value: dict, where: str) -> None:
-    for phase, spread in value.items():
-        _need(set(spread) == set(SPREAD), f"{where}.{phase}", f"must have {SPREAD}")
-        for name, number in spread.items():
-            good = isinstance(number, (int, float)) and number > 0
-            _need(good, f"{where}.{phase}.{name}", f"must be a positive number, got {number!r}")
-
-
 def checked(data: dict) -> dict:
     """The results themselves; BadResults if something is missing or not as it must be."""
     for key in ("version", "identity", "runs", "parts", "crashed"):
-        _need(key in data, "results", f"must have {key}")
-    _need(data["version"] == 1, "version", f"must be 1, got {data['version']!r}")
-    _need(bool(data["runs"]), "runs", "must have one at least")
+        need(key in data, "results", f"must have {key}")
+    need(data["version"] == 1, "version", f"must be 1, got {data['version']!r}")
+    need(bool(data["runs"]), "runs", "must have one at least")
     for part, content in data["parts"].items():
         for name, row in content["rows"].items():
             where = f"{part}[{name}]"
             known = row.get("run", -1) in range(len(data["runs"]))
-            _need(known, where, f"run must be one of the runs, got {row.get('run')!r}")
+            need(known, where, f"run must be one of the runs, got {row.get('run')!r}")
             if part in TIMED and not {"failed", "skipped"} & row.keys():
                 _check_timed(row, where)
     return data
 
 
 def _check_timed(row: dict, where: str) -> None:
-    _need("ours" in row.get("columns", {}), where, "must have the column ours")
+    need("ours" in row.get("columns", {}), where, "must have the column ours")
     for name, column in row["columns"].items():
         told = [key for key in ("seconds", "failed", "wrong") if key in column]
         rule = f"must have one of seconds, failed and wrong, got {told}"
-        _need(len(told) == 1, f"{where}.{name}", rule)
-        _check_spreads(column.get("seconds", {}), f"{where}.{name}")
-        _check_spreads(column.get("over_ours", {}), f"{where}.{name}.over_ours")
+        need(len(told) == 1, f"{where}.{name}", rule)
+        check_spreads(column.get("seconds", {}), f"{where}.{name}")
+        check_spreads(column.get("over_ours", {}), f"{where}.{name}.over_ours")
 
 
 def problems(data: dict) -> list[str]:

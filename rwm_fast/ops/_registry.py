@@ -125,7 +125,7 @@ def needed(ctx: object, count: int) -> list[bool]:
 def _will_run(node: object) -> bool:
     try:
         return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # a leaf whose gradient was asked for
+    except (AttributeError, RuntimeError):  # another torch; a leaf whose gradient was asked for
         return True
 
 

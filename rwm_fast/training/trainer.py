@@ -20,9 +20,9 @@ def build_networks(config: Config) -> Networks:
 
 
 def absent_is_zero(module: nn.Module) -> None:
-    """Give all parameters of a module that learns a gradient, so that Adam's averages of all decay.
+    """Give every parameter of a module that learns a gradient: Adam passes over those without one.
 
-    R1 depends on no bias, and a gradient that is not there would leave them as they are.
+    R1 is an update of its own and depends on no bias. Their averages decay in it like the others'.
     """
     parameters = list(module.parameters())
     if any(p.grad is not None for p in parameters):
@@ -113,8 +113,9 @@ class Trainer:
         if terms:
             optimizer.zero_grad(set_to_none=True)
             total(terms).backward()
-            for module in self.judges.values():
-                absent_is_zero(module)
+            if optimizer is self.judge_optimizer:
+                for module in self.judges.values():
+                    absent_is_zero(module)
             optimizer.step()
         if batch:
             self._average(nimg, batch)

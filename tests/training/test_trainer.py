@@ -52,6 +52,15 @@ def test_the_first_part_is_reconstruction_alone(tiny, make_trainer, image, rando
     assert "gan_swapped" in trainer.step(image, 4, 0.5, random())
 
 
+def test_r1_moves_every_average_of_the_judges_alike(tiny, make_trainer, image, random):
+    """Two updates, of which the second has no gradient of any bias."""
+    trainer = make_trainer(tiny(dict(r1_interval=1)))
+    trainer.step(image, 0, 0.5, random())
+    steps = [state["step"].item() for state in trainer.judge_optimizer.state.values()]
+    parameters = [p for judge in trainer.judges.values() for p in judge.parameters()]
+    assert steps == [2.0] * len(parameters)
+
+
 def test_r1_comes_every_so_many_judge_steps(tiny, make_trainer, image, random):
     trainer = make_trainer(tiny(dict(r1_interval=3)))
     due = ["r1" in trainer.step(image, 4 * k, 0.5, random(k)) for k in range(5)]
