@@ -61,7 +61,7 @@ void image_rows(const Shape& s, const Band<A>& y, const T* plane, std::int64_t f
     const std::int64_t top = y.low + y.start[i];
     const std::int64_t begin = std::max<std::int64_t>(0, top), end = std::min(s.height, top + 2);
     rows.set(i - first, plane + begin * s.image_row(), s.image_row(),
-             &y.weight[2 * i + begin - top], end - begin);
+             y.weight.data() + 2 * i + begin - top, end - begin);
   }
 }
 
@@ -157,7 +157,7 @@ void patch_rows(const Shape& s, const Band<A>& y, const T* plane, std::int64_t f
   const std::int64_t begin = std::max(first, y.low);
   for (std::int64_t i = begin; i < std::min(first + kLanes, y.low + y.pixels); ++i) {
     const std::int64_t o = i - y.low;
-    rows.set(i - first, plane + y.start[o] * s.patch_row(), s.patch_row(), &y.weight[o * y.taps],
+    rows.set(i - first, plane + y.start[o] * s.patch_row(), s.patch_row(), y.weight.data() + o * y.taps,
              y.count[o]);
   }
 }
@@ -231,7 +231,7 @@ void forward(Pointer image, Pointer boxes, Pointer patches, std::int64_t images,
     parallel_for(0, images * num_patches, grain, [&](std::int64_t begin, std::int64_t end) {
       Scratch<T> scratch;
       for (std::int64_t i = begin; i < end; ++i) {
-        crop(s, &corners[4 * i], as<const T>(image) + i / num_patches * image_size,
+        crop(s, corners.data() + 4 * i, as<const T>(image) + i / num_patches * image_size,
              as<T>(patches) + i * patch_size, scratch);
       }
     });
@@ -250,7 +250,7 @@ void adjoint(Pointer patches, Pointer boxes, Pointer image, std::int64_t images,
     using A = accumulate_t<T>;
     std::vector<Window<A>> windows(images * num_patches);
     parallel_for(0, images * num_patches, 16, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) windows[i] = Window<A>(s, &corners[4 * i]);
+      for (std::int64_t i = begin; i < end; ++i) windows[i] = Window<A>(s, corners.data() + 4 * i);
     });
     const std::int64_t step = s.many_channels() ? 1 : kLanes, blocks = num_chunks(height, step);
     const std::int64_t grain = std::max<std::int64_t>(1, kGrain / (step * s.image_row()));
@@ -259,7 +259,7 @@ void adjoint(Pointer patches, Pointer boxes, Pointer image, std::int64_t images,
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t first = i % blocks * step, plane = i / blocks, n = plane / s.planes;
         const std::int64_t patch_plane = n * num_patches * s.planes + plane % s.planes;
-        uncrop(s, &windows[n * num_patches], as<const T>(patches) + patch_plane * s.patch_plane(),
+        uncrop(s, windows.data() + n * num_patches, as<const T>(patches) + patch_plane * s.patch_plane(),
                as<T>(image) + plane * s.image_plane(), first, std::min(step, height - first),
                scratch);
       }

@@ -1,4 +1,4 @@
-// modulated_conv2d on the CPU: 3×3 convolutions of stride 1, doubling and halving, forward and both gradients, by Winograd's algorithm.
+// modulated_conv2d on the CPU: 3×3 convolutions of stride 1 and doublings, forward and both gradients, by Winograd's algorithm.
 //
 // Tiles go in blocks through three passes, each cut among the threads: points of the input, products with one slab of weights after the other
 // (a slab is read once a block, and its columns stay in the first-level cache for all tiles), the output and its epilogue.
@@ -143,10 +143,10 @@ void input_points_of(const WinogradPlan& p, const A* x, const A* zeros, const Bl
 }
 
 template <class A>
-void wide_points_of(const WinogradPlan& p, const A* x, std::int64_t h, std::int64_t w, std::int64_t c, const A* scale, std::int64_t begin,
-                    std::int64_t tiles, A* points, Grid grid) {
+void wide_points_of(const WinogradPlan& p, const A* x, std::int64_t h, std::int64_t w, std::int64_t c, std::int64_t begin, std::int64_t tiles,
+                    A* points, Grid grid) {
   parallel_for(0, tiles, grain_of(kPass, 81 * c), [&](std::int64_t first, std::int64_t last) {
-    RWM_EACH_ISA(A, transform_wide(p, x, h, w, c, scale, kWidePlaces.of, begin + first, begin + last, points + first * grid.row, grid));
+    RWM_EACH_ISA(A, transform_wide(p, x, h, w, c, kWidePlaces.of, begin + first, begin + last, points + first * grid.row, grid));
   });
 }
 
@@ -188,7 +188,7 @@ void run_blocks(const WinogradPlan& p, const A* x, const Blend<A>& before, const
   for (std::int64_t begin = 0; begin < p.tiles(); begin += room) {
     const std::int64_t tiles = std::min(room, p.tiles() - begin);
     if (p.stride == Stride::down) {
-      wide_points_of(p, x, p.in_h, p.in_w, p.in_c, before.scale, begin, tiles, points.get(), from);
+      wide_points_of(p, x, p.in_h, p.in_w, p.in_c, begin, tiles, points.get(), from);
     } else {
       input_points_of(p, x, zeros.data(), before, begin, tiles, points.get(), from);
     }
@@ -197,7 +197,9 @@ void run_blocks(const WinogradPlan& p, const A* x, const Blend<A>& before, const
   }
 }
 
-// y = clamp(act(b·conv(a·x) + noise + bias)·gain); up: y = conv(a·x) and nothing else. x, y are channels_last. Down: no regions before.
+void check_forward(const WinogradPlan& p) { check(p.stride != Stride::down, kOp, ": a halving is the adjoint of a doubling and nothing else"); }
+
+// y = clamp(act(b·conv(a·x) + noise + bias)·gain); up: y = conv(a·x) and nothing else. x, y are channels_last.
 void forward(const Extents& extents, Pointer x, Pointer weights, Pointer y, Pointer a, Pointer regions_in, Pointer b, Pointer regions_out,
              std::int64_t styles, Pointer noise, std::int64_t noise_step, Pointer bias, double slope, double gain, double clamp, int dtype) {
   const WinogradPlan p = plan_of(extents);
@@ -206,7 +208,7 @@ void forward(const Extents& extents, Pointer x, Pointer weights, Pointer y, Poin
   check_blend(p.batch, p.in_h * p.in_w, p.in_c, a, regions_in, styles);
   check_blend(p.batch, p.out_h * p.out_w, p.out_c, b, regions_out, styles);
   check(noise_step == 0 || noise_step == p.out_h * p.out_w, kOp, ": noise of another size");
-  check(p.stride != Stride::down || regions_in == 0, kOp, ": regions come before the filter");
+  check_forward(p);
   with_type(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     Epilogue<A, A> e;
@@ -222,7 +224,7 @@ void forward(const Extents& extents, Pointer x, Pointer weights, Pointer y, Poin
 }
 
 // The adjoint: with dz = convᵀ(du), dx = a·dz and da[n, k, i] = sum_p r_k·x·dz. Here the plan's input is du, its output dx. dx or da may be 0;
-// without da, x may be. Of a halving, dx is dz and da is not made.
+// without da, x may be.
 void input_gradient(const Extents& extents, Pointer du, Pointer weights, Pointer dx, Pointer x, Pointer da, Pointer a, Pointer regions,
                     std::int64_t styles, int dtype) {
   const WinogradPlan p = plan_of(extents);
@@ -253,13 +255,8 @@ void input_gradient(const Extents& extents, Pointer du, Pointer weights, Pointer
 
 // Points of tiles [begin, begin + tiles) of du, on the side that the plan's output has.
 template <class A>
-void gradient_points_of(const WinogradPlan& p, const A* du, const A* zeros, std::int64_t begin, std::int64_t tiles, A* points, Grid grid) {
-  if (p.stride == Stride::up) return wide_points_of(p, du, p.out_h, p.out_w, p.out_c, static_cast<const A*>(nullptr), begin, tiles, points, grid);
-  if (p.stride == Stride::down) {
-    WinogradPlan narrow = p;
-    narrow.in_h = p.out_h, narrow.in_w = p.out_w, narrow.in_c = p.out_c;
-    return input_points_of(narrow, du, zeros, Blend<A>{}, begin, tiles, points, grid);
-  }
+void gradient_points_of(const WinogradPlan& p, const A* du, std::int64_t begin, std::int64_t tiles, A* points, Grid grid) {
+  if (p.stride == Stride::up) return wide_points_of(p, du, p.out_h, p.out_w, p.out_c, begin, tiles, points, grid);
   parallel_for(0, tiles, grain_of(kPass, 36 * p.out_c), [&](std::int64_t first, std::int64_t last) {
     RWM_EACH_ISA(A, transform_gradient(p, du, begin + first, begin + last, points + first * grid.row, grid));
   });
@@ -271,18 +268,14 @@ void gradients_of_slabs(const WinogradPlan& p, const Slabs& slabs, const A* x, c
   const std::int64_t room = tiles_of_block(p, 64), ld = slabs.columns();
   const Grid left = grid_of(room, p.out_c), right = grid_of(room, ld);
   const Scratch<A> points(p.points() * right.step), gradients(p.points() * left.step);
-  const std::vector<A> zeros(static_cast<std::size_t>(std::max(p.in_c, p.out_c)), A(0));
+  const std::vector<A> zeros(static_cast<std::size_t>(p.in_c), A(0));
   // Columns past the last channel are multiplied but not used: they must only be cheap.
   if (ld != p.in_c) std::fill(points.get(), points.get() + p.points() * right.step, A(0));
   if (p.tiles() == 0) std::fill(products, products + kSlabs * step, A(0));
   for (std::int64_t begin = 0; begin < p.tiles(); begin += room) {
     const std::int64_t tiles = std::min(room, p.tiles() - begin);
-    if (p.stride == Stride::down) {
-      wide_points_of(p, x, p.in_h, p.in_w, p.in_c, before.scale, begin, tiles, points.get(), right);
-    } else {
-      input_points_of(p, x, zeros.data(), before, begin, tiles, points.get(), right);
-    }
-    gradient_points_of(p, du, zeros.data(), begin, tiles, gradients.get(), left);
+    input_points_of(p, x, zeros.data(), before, begin, tiles, points.get(), right);
+    gradient_points_of(p, du, begin, tiles, gradients.get(), left);
     parallel_for(0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()), [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t i = first; i < last; ++i) {
         const std::int64_t slab = i / slabs.panels, column = i % slabs.panels * slabs.wide;
@@ -304,7 +297,7 @@ void weight_gradient(const Extents& extents, Pointer x, Pointer a, Pointer regio
   present(kOp, p.in_c * p.out_c, {dw});
   present(kOp, scale != 0 ? p.in_c * p.out_c : 0, {w});
   const KernelStrides s = kernel_strides(kOp, strides, p.out_c, p.in_c, 9);
-  check(p.stride != Stride::down || regions == 0, kOp, ": regions come before the filter");
+  check_forward(p);
   with_type(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const Slabs slabs(columns_of_panel<A>(), p.out_c, p.in_c);

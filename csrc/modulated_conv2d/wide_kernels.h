@@ -1,10 +1,10 @@
 // Compiled once per instruction set, as part of a kernel file: no include guard. The wide side of resampling layers: patches of 9×9 pixels,
 // eight apart, so that neighbours share a row or a column.
 
-// The 81 points of tiles [first, last) of a wide image [N, h, w, C], times scale[n, C] if there is one.
+// The 81 points of tiles [first, last) of a wide image [N, h, w, C].
 template <class A, class Plan>
-void transform_wide(const Plan& p, const A* x, std::int64_t h, std::int64_t w, std::int64_t C, const A* scale, const std::int32_t* places,
-                    std::int64_t first, std::int64_t last, A* points, Grid grid) {
+void transform_wide(const Plan& p, const A* x, std::int64_t h, std::int64_t w, std::int64_t C, const std::int32_t* places, std::int64_t first,
+                    std::int64_t last, A* points, Grid grid) {
   using V = Vec<A>;
   for (std::int64_t t = first; t < last; ++t, points += grid.row) {
     std::int64_t n, ty, tx;
@@ -12,11 +12,10 @@ void transform_wide(const Plan& p, const A* x, std::int64_t h, std::int64_t w, s
     const std::int64_t rows = h - ty * 8, columns = w - tx * 8;
     const A* corner = x + ((n * h + ty * 8) * w + tx * 8) * C;
     each_channel<V>(C, [&](std::int64_t c, auto count) __attribute__((always_inline)) {
-      const V a = scale != nullptr ? V::load(scale + n * C + c, count) : V::set(A(1));
       V e[9][9];
       for (int i = 0; i < 9; ++i) {
         V row[9];
-        for (int j = 0; j < 9; ++j) row[j] = i < rows && j < columns ? a * V::load(corner + (i * w + j) * C + c, count) : V::zero();
+        for (int j = 0; j < 9; ++j) row[j] = i < rows && j < columns ? V::load(corner + (i * w + j) * C + c, count) : V::zero();
         wide_points(row, e[i]);
       }
       for (int j = 0; j < 9; ++j) {

@@ -3,7 +3,7 @@
 // Winograd F(4×4, 3×3): a 3×3 correlation on tiles of 4×4 outputs is y = Aᵀ[(G w Gᵀ) ⊙ (Bᵀ d B)]A, summed over channels between the
 // transforms: 36 products in place of 144. Points 0, ±√½, ±√2, ∞: the usual 0, ±1, ±2 lose four times as much to rounding.
 //
-// Doubling and halving meet the kernel with a stride of 2: wide[2i + k] and narrow[i]·w[k]. Even places are products of polynomials of 4 and
+// A doubling and its adjoint meet the kernel with a stride of 2: wide[2i + k] and narrow[i]·w[k]. Even places are products of polynomials of 4 and
 // 2 coefficients, so 5 points (0, ±1, ½, ∞) do for 8 products; odd places are narrow[i]·w[1], 4 products. So a tile of 4×4 narrow and 9×9
 // wide pixels has 9×9 products in place of 144, with only 6×6 different weights: the four odd places along an axis share theirs. One
 // bilinear form serves the transposed convolution, the one with a stride, and the gradients of both. Filters are passes of their own:

@@ -1,4 +1,6 @@
-"""Plain 3×3 convolutions through the modulated layer's kernels, where that is faster."""
+"""Plain convolutions through the modulated layer's kernels, where that is faster."""
+
+from unittest import mock
 
 import pytest
 import torch
@@ -55,23 +57,45 @@ def test_equals_the_definition(kind, size, monkeypatch):
         assert (a - t).abs().max() <= allowed
 
 
-def test_other_layers_are_torch_s_convolution():
-    x = torch.randn(8, 16, 16, 16)
-    borders = lambda k: (k // 2, k // 2)
-    shapes = {1: (16, 16, 1, 1), 3: (16, 16, 3, 3)}
-    chosen = lambda t, k, b=None, down=1: plain._fused_is_faster(
-        t, torch.randn(shapes[k]), b or borders(k), down, None
-    )
-    assert chosen(x, 3)
-    assert not chosen(x, 1)
-    assert not chosen(x, 3, (0, 0))
-    assert not chosen(x, 3, down=2)
-    layer = EqualConv2d(16, 16, 3, down=2, resample_filter=(1, 3, 3, 1))
-    assert not plain._fused_is_faster(x, layer.weight, layer.borders, 2, layer.resample_filter)
-    assert not chosen(x.half(), 3)
-    assert not chosen(x[:1, :, :2, :2], 3)  # too few tiles to earn back the weights' transform
+def test_which_layers_are_fused():
+    x, taps = torch.randn(8, 16, 16, 16), (1, 3, 3, 1)
+    halving = EqualConv2d(16, 16, 3, down=2, resample_filter=taps)
+    layers = [
+        *(EqualConv2d(16, 16, k) for k in (1, 3, 5)),
+        EqualConv2d(16, 16, 3, padding="none"),
+        EqualConv2d(16, 16, 3, down=2, padding="none"),
+        EqualConv2d(16, 16, 1, down=2, resample_filter=taps),
+        halving,
+    ]
+    assert all(fused(layer, x) for layer in layers)
+    assert not fused(halving, x.half())
     with use_backend("reference"):
-        assert not chosen(x, 3)
+        assert not any(fused(layer, x) for layer in layers)
+
+
+def fused(layer, x):
+    """Whether the layer runs as a modulated one."""
+    with mock.patch.object(plain, "_fused_is_faster", wraps=plain._fused_is_faster) as asked:
+        with mock.patch.object(plain, "modulated_conv2d", return_value=None) as called:
+            with mock.patch.object(plain, "convolution", return_value=x):
+                layer(x)
+    assert asked.call_count == 1
+    return called.called
+
+
+@pytest.mark.parametrize("down", [1, 2])
+@pytest.mark.parametrize("taps", [None, (1, 2, 1), (1, 3, 3, 1), (1, 4, 6, 4, 1)], ids=str)
+@pytest.mark.parametrize("kernel, padding", [(1, "zeros"), (3, "zeros"), (3, "reflect")])
+@pytest.mark.parametrize("size", [(8, 9), (7, 6)], ids=str)
+def test_borders_are_those_of_the_definition(down, taps, kernel, padding, size, monkeypatch):
+    """Also where no filter, or one of an odd length, moves the image by half a pixel."""
+    if down == 1 and taps is not None:
+        pytest.skip("a filter goes with a halving")
+    layer = EqualConv2d(8, 8, kernel, down=down, resample_filter=taps, padding=padding)
+    x = torch.randn(2, 8, *size)
+    ours = layer(x)
+    monkeypatch.setattr(plain, "_fused_is_faster", lambda *arguments: False)
+    torch.testing.assert_close(ours, layer(x), rtol=1e-4, atol=1e-5)
 
 
 def test_reflected_borders_are_kept():

@@ -21,6 +21,7 @@ EMPTY = 0  # an address that may be absent
 ACTIVATION = (0.2, 1.5, math.inf)
 PLAN = (N, H, W, C, H, W, O, 0, -1, -1)
 BACK = (N, H, W, O, H, W, C, 0, -1, -1)
+DIRECT = (N, H, W, C, H, W, O, 3, 3, 1, 1, 1)
 STRIDES = (C * 9, 9, 1)
 PANELS = 4096  # more numbers than the transformed weights have
 
@@ -48,6 +49,12 @@ CALLS = {
     "modulated_conv2d_demodulation": ([O, C], [N, C], [N, O], 1e-8, N, O, C),
     "modulated_conv2d_demodulation_backward": ([O, C], [N, C], [N, O], [N, O], [N, C], [O, C])
     + (N, O, C),
+    "modulated_conv2d_direct_weights_size": (DIRECT, False),
+    "modulated_conv2d_direct_weights": (DIRECT, [O, C, 9], [PANELS], STRIDES, False, False),
+    "modulated_conv2d_direct": (DIRECT, IMAGE, [PANELS], OUT, [N, C]),
+    "modulated_conv2d_direct_input_gradient": (DIRECT, OUT, [PANELS], IMAGE, [N, C]),
+    "modulated_conv2d_direct_weight_gradient": (DIRECT, IMAGE, [N, C], OUT, False, STRIDES)
+    + ([O, C, 9], [O, C], [O, C, 9]),
     "modulated_conv2d_winograd_weights_size": (C, O),
     "modulated_conv2d_winograd_weights": ([O, C, 9], [PANELS], STRIDES, False)
     + (C, O, False, False),
@@ -66,6 +73,9 @@ OPTIONAL = {
     "modulated_conv2d_epilogue_backward": {3, 5, 6, 10, 12},
     "modulated_conv2d_demodulation_backward": {4, 5},
     "masked_l1_backward": {3},
+    "modulated_conv2d_direct": {4},
+    "modulated_conv2d_direct_input_gradient": {4},
+    "modulated_conv2d_direct_weight_gradient": {2, 7},
     "modulated_conv2d_winograd": {9, 11},
     "modulated_conv2d_winograd_input_gradient": {3, 5},
     "modulated_conv2d_winograd_weight_gradient": {9},
@@ -161,6 +171,22 @@ def test_a_plan_has_ten_numbers_and_sides_that_go_together():
     for plan in (PLAN[:-1], (*PLAN, 0), (*PLAN[:7], 3, -1, -1), up, down, ()):
         values, tensors = right_call(name)
         values[0] = plan
+        refused(name, values)
+
+
+def test_a_direct_plan_has_twelve_numbers():
+    name = "modulated_conv2d_direct"
+    for plan in (DIRECT[:-1], (*DIRECT, 0), (*DIRECT[:7], 0, 3, 1, 1, 1), (*DIRECT[:9], 0, 1, 1)):
+        values, tensors = right_call(name)
+        values[0] = plan
+        refused(name, values)
+
+
+def test_only_the_adjoint_of_a_doubling_halves():
+    half = (N, 2 * H + 1, 2 * W + 1, C, H, W, O, 2, 0, 0)
+    for name in ("modulated_conv2d_winograd", "modulated_conv2d_winograd_weight_gradient"):
+        values, tensors = right_call(name)
+        values[0] = half
         refused(name, values)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from rwm_fast.ops import _check
 from rwm_fast.ops.modulated_conv2d import native_cpu, native_cuda
 from rwm_fast.ops.modulated_conv2d._geometry import Settings
-from rwm_fast.ops.modulated_conv2d.native_cpu_layer import winograd_body
+from rwm_fast.ops.modulated_conv2d.native_cpu_layer import computes_in
 
 OP = "modulated_conv2d"
 
@@ -22,10 +23,8 @@ def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
 
 def recommends_plain(x: Tensor, weight: Tensor, filter: Tensor | None, settings: Settings) -> bool:
     """Whether a layer without a style is faster here than as torch's convolution and `bias_act`:
-    where Winograd's algorithm pays. Measured on CPUs only. Not halvings: a third is gained on large
-    images and lost on small ones, and dx would be off by up to ten times torch's rounding."""
-    one = x.is_cpu and settings.down == 1
-    return one and winograd_body(x, weight, filter, settings) is not None
+    on CPUs, where it is convolved in C++; not measured on GPUs. Such layers do not enlarge."""
+    return x.is_cpu and computes_in(x.dtype) != torch.bfloat16
 
 
 def forward(x: Tensor, *arguments: object) -> Tensor:

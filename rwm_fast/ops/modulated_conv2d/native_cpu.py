@@ -18,7 +18,10 @@ from rwm_fast.ops._cpu import address
 from rwm_fast.ops._extension import DTYPE_CODES
 from rwm_fast.ops.modulated_conv2d import reference
 from rwm_fast.ops.modulated_conv2d.native_cpu_bodies import (
+    Gradients,
+    Needs,
     by_convolution,
+    by_direct,
     by_product,
     by_winograd,
     convolved,
@@ -139,30 +142,28 @@ def _epilogue_backward(
     return sums
 
 
+_BY = {
+    "winograd": by_winograd,
+    "product": by_product,
+    "direct": by_direct,
+    "convolution": by_convolution,
+}
+
+
 def _convolution_gradients(
-    layer: Layer,
-    sums: Sums,
-    d: Tensor | None,
-    scale: Tensor | None,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    layer: Layer, sums: Sums, d: Tensor | None, scale: Tensor | None, needs: Needs
+) -> Gradients:
     """dx, ds and dW, with the part of the demodulation in the last two."""
-    need_x, need_s, need_w = needs
-    ds = torch.empty_like(layer.styles) if need_s else None
-    dx = torch.empty_like(layer.x) if need_x else None
-    body = {"winograd": by_winograd, "product": by_product, "convolution": by_convolution}
-    by = body[layer.body]
-    if not sums.du.numel():
-        raise AssertionError("an empty batch is served before")
+    by = _BY[layer.body]
     if sums.d is None:
-        return dx, ds, by(layer, sums.du, dx, ds, None, need_w)
-    demod = ds if ds is None else torch.zeros_like(ds)
+        return by(layer, sums.du, None, needs)
+    demod = torch.zeros_like(layer.styles) if needs[1] else None
     (o, i), s, q = layer.channels, layer.styles, layer.weights.squares()
     _cpu.module().modulated_conv2d_demodulation_backward(
         *map(address, (q, s, d, sums.d, demod, scale)),
         s.shape[0] * s.shape[1], o, i, DTYPE_CODES[s.dtype],
     )  # fmt: skip
-    dw = by(layer, sums.du, dx, ds, scale, need_w)
+    dx, ds, dw = by(layer, sums.du, scale, needs)
     return dx, ds if ds is None else ds.add_(demod), dw
 
 

@@ -18,7 +18,8 @@ from rwm_fast.ops._extension import DTYPE_CODES
 from rwm_fast.ops.bias_act.native_cuda import settings as activation_settings
 from rwm_fast.ops.modulated_conv2d import winograd
 from rwm_fast.ops.modulated_conv2d._geometry import Plan, Settings, plan, sizes
-from rwm_fast.ops.modulated_conv2d.winograd import Body, Weights
+from rwm_fast.ops.modulated_conv2d._weights import Weights
+from rwm_fast.ops.modulated_conv2d.winograd import Body
 
 # An address does not keep its tensor: whatever `address` is called on has a name until the kernel
 # returns.
@@ -40,6 +41,7 @@ class Layer(NamedTuple):
     x: Tensor  # [N, I, h, w]
     weights: Weights
     styles: Tensor  # [N, K, I]
+    constant: bool  # all images have one style, the same: a layer of a discriminator
     regions_in: Tensor | None  # [N, K, h, w]
     regions_out: Tensor | None  # [N, K, H, W]
     noise: Tensor | None  # [N or 1, 1, H, W]
@@ -49,7 +51,7 @@ class Layer(NamedTuple):
     settings: Settings
     passes: Plan
     chain: list[tuple[int, int]]  # sizes before the first pass and after each
-    body: str  # "winograd", "product" or "convolution"
+    body: str  # "winograd", "product", "direct" or "convolution"
 
     @property
     def wide(self) -> torch.dtype:
@@ -67,22 +69,26 @@ class Layer(NamedTuple):
         return torch.empty(shape, dtype=like.dtype, memory_format=LAST)
 
 
-def winograd_body(
+def body_of(
     x: Tensor,
     weight: Tensor,
-    filter: Tensor | None,
     settings: Settings,
-    size: Sequence[int] | None = None,
-) -> Body | None:
-    """The layer as Winograd's algorithm takes it, or None where that does not pay."""
-    if not winograd.enabled or computes_in(x.dtype) == torch.bfloat16:
-        return None
-    body = winograd.body(settings, weight)
-    if body is None:
-        return None
-    if size is None:
-        size = sizes(plan(settings, weight, filter), weight, filter, *x.shape[2:])[-1]
-    return body if winograd.pays(body, weight, x.shape[0], size) else None
+    passes: Plan,
+    size: Sequence[int],
+    regions: bool = False,
+) -> tuple[str, Body | None]:
+    """How a layer with outputs of this size is convolved (see native_cpu_bodies), and the layer as
+    Winograd's algorithm takes it, if it does."""
+    matrix_units = computes_in(x.dtype) == torch.bfloat16
+    body = winograd.body(settings, weight) if winograd.enabled and not matrix_units else None
+    if body is not None and winograd.pays(body, weight, x.shape[0], size):
+        return "winograd", body
+    alone = passes.before is None and not passes.after and not regions
+    if tuple(weight.shape[2:]) == (1, 1) and alone and passes.padding == (0, 0):
+        return "product", None
+    # torch has the transposed convolutions, and matrix units for bfloat16
+    doubles = passes.transposed or passes.after
+    return "convolution" if doubles or matrix_units else "direct", None
 
 
 def _check_kinds(needed: Sequence, *optional: Sequence) -> None:
@@ -132,15 +138,14 @@ def layer_of(
     kernels = _cpu.dense(OP, "weight", weight.to(wide), weight.shape, (wide,), order)
     _check.require(weight.shape[1] == i, OP, f"weight must be [O, {i}, kh, kw]", weight)
     x = _cpu.dense(OP, "x", x.to(dtype), x.shape, (dtype,), LAST)
-    body = winograd_body(x, weight, filter, settings, chain[-1])
+    name, body = body_of(x, weight, settings, passes, chain[-1], regions_in is not None)
     regions_in = small("regions_in", regions_in, (n, k, h, w))
     _check.require(k == 1 or regions_in is not None, OP, "several styles need regions", styles)
-    plain = not passes.after and passes.before is None and passes.padding == (0, 0)
-    pointwise = tuple(weight.shape[2:]) == (1, 1) and plain and regions_in is None
     return Layer(
         x,
         Weights(weight, kernels, body, settings.flip_weight),
         small("styles", styles, (n, k, i)),
+        k == 1 and styles.stride(0) == 0,
         regions_in,
         small("regions_out", regions_out, (n, k, *chain[-1])) if settings.demodulate else None,
         None
@@ -152,7 +157,7 @@ def layer_of(
         settings,
         passes,
         chain,
-        "winograd" if body else "product" if pointwise else "convolution",
+        name,
     )
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from rwm_fast.ops import _dispatch
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops.bias_act import bias_act
-from rwm_fast.ops.modulated_conv2d import OP, modulated_conv2d
 from rwm_fast.ops.modulated_conv2d._convolution import convolution
 from rwm_fast.ops.modulated_conv2d._geometry import Settings
+from rwm_fast.ops.modulated_conv2d.autograd import OP, modulated_conv2d
 from rwm_fast.ops.upfirdn2d import upfirdn2d
 
 
@@ -34,13 +34,12 @@ def conv2d_bias_act(
     `resample_filter`. The modulated layer with the style `weight_gain` everywhere computes the same
     in one kernel; it runs where a backend's `recommends_plain` says so, else torch's convolution.
     """
-    if _fused_is_faster(x, weight, borders, down, resample_filter):
-        style = x.new_full((1, x.shape[1]), weight_gain, dtype=accumulator(x.dtype))
-        return modulated_conv2d(
-            x, weight, style.expand(len(x), -1), down=down, padding=1,
-            resample_filter=resample_filter, demodulate=False, bias=bias, activation=activation,
-            gain=gain,
-        )  # fmt: skip
+    settings = None if _is_traced() else _settings(borders, down, resample_filter, activation, gain)
+    if settings is not None and _fused_is_faster(x, weight, resample_filter, settings):
+        style = x.new_full((1, 1, x.shape[1]), weight_gain, dtype=accumulator(x.dtype))
+        style = style.expand(len(x), -1, -1)
+        tensors = (x, weight, style, None, None, None, None, bias, resample_filter)
+        return modulated_conv2d(*tensors, *settings)
     before, after = borders
     padding, stride = [before, after, before, after], down
     if resample_filter is not None:
@@ -57,17 +56,28 @@ def conv2d_bias_act(
     return bias_act(y, bias, activation=activation, gain=gain)
 
 
-def _fused_is_faster(
-    x: Tensor, weight: Tensor, borders: Sequence[int], down: int, filter: Tensor | None
-) -> bool:
-    """Whether the modulated layer computes the same convolution, and its backend recommends it."""
-    if torch.compiler.is_compiling() or tuple(weight.shape[2:]) != (3, 3):
+def _is_traced() -> bool:
+    """By torch.compile or a torch.func transform: both know torch's convolution better."""
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    return torch.compiler.is_compiling() or transformed
+
+
+def _settings(
+    borders: Sequence[int], down: int, filter: Tensor | None, activation: str, gain: float
+) -> Settings:
+    """The modulated layer's: its padding comes on top of what its filter needs to stay centred."""
+    before, after = borders
+    if down > 1:
+        taps = 1 if filter is None else len(filter)
+        before, after = before - (taps - down + 1) // 2, after - (taps - down) // 2
+    padding = (before, after, before, after)
+    return Settings(1, down, padding, False, True, activation, 0.2, gain, None, 1e-8)
+
+
+def _fused_is_faster(x: Tensor, weight: Tensor, filter: Tensor | None, settings: Settings) -> bool:
+    """Whether the modulated layer's backend recommends it."""
+    if x.ndim != 4:
         return False
-    extra = 0 if filter is None else len(filter) - 2
-    same = tuple(borders) == (1 + (extra + 1) // 2, 1 + extra // 2)
-    if not same or (down > 1) != (filter is not None):
-        return False
-    settings = Settings(1, down, (1, 1, 1, 1), False, True, "linear", 0.2, 1.0, None, 1e-8)
     styles = x.new_empty((len(x), 1, x.shape[1]), dtype=accumulator(x.dtype))
     tensors = (x, weight, styles, *[None] * 5, filter)
     try:

@@ -1,40 +1,33 @@
 """3×3 layers on the CPU by Winograd's algorithm (csrc/modulated_conv2d): which, and their weights.
 
-F(4×4, 3×3) multiplies 36 times where the definition multiplies 144 times; a halving or doubling 81
-times, with the filter in a pass of its own (folded into the weights it would take 144 again).
-The result is off the float64 truth by about twice what torch's float32 convolution is off, that of
-a halving or doubling by three to four times (largest error 1e-6 to 4e-6 of the largest value, for
-32 to 512 channels).
+F(4×4, 3×3) multiplies 36 times where the definition multiplies 144 times; a doubling 81 times, with
+the filter in a pass of its own (folded into the weights it would take 144 again). The result is off
+the float64 truth by about twice what torch's float32 convolution is off, that of a doubling by
+three to four times (largest error 1e-6 to 4e-6 of the largest value, for 32 to 512 channels).
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from rwm_fast.ops import _cpu, _layout
+from rwm_fast.ops import _cpu
 from rwm_fast.ops._cpu import address
 from rwm_fast.ops._extension import DTYPE_CODES
 from rwm_fast.ops.modulated_conv2d._geometry import Settings
+from rwm_fast.ops.modulated_conv2d._weights import Weights, block
 
 # Set to False where results must be as close as torch's own convolution.
 enabled = True
-
-# Bytes of transformed weights kept between calls: all layers of a model of about ten million
-# weights. A step of training meets each layer several times between two updates.
-CACHE_BYTES = 512 << 20
 
 
 class Body(NamedTuple):
     """A layer as the kernels run it: a 3×3 correlation, with the filter in a pass of its own."""
 
-    stride: int  # 0: none; 1: the output is twice as large; 2: half as large
+    stride: int  # 0: none; 1: the output is twice as large; 2: half as large, the adjoint of that
     off_y: int = 0  # stride 0: where a patch starts, in pixels
     off_x: int = 0
 
@@ -58,124 +51,44 @@ UP, DOWN = 1, 2
 
 def body(settings: Settings, weight: Tensor) -> Body | None:
     """The layer's body; None if it has none (other kernels and factors)."""
-    up, down = settings.up, settings.down
-    if tuple(weight.shape[2:]) != (3, 3) or max(up, down) > 2 or up == down == 2:
+    if tuple(weight.shape[2:]) != (3, 3) or settings.down > 1 or settings.up > 2:
         return None
-    if up == down == 1:
-        px, _, py, _ = settings.padding
-        return Body(0, -py, -px)
-    return Body(UP if up == 2 else DOWN)
+    if settings.up == 2:
+        return Body(UP)
+    px, _, py, _ = settings.padding
+    return Body(0, -py, -px)
 
 
 def pays(body: Body, weight: Tensor, batch: int, size: Sequence[int]) -> bool:
     """Whether a layer with this output size has tiles enough to earn back its weights' transform.
 
     Nanoseconds for each pair of channels, measured on one Zen 3 core: 0.24 a pixel by definition,
-    1.1 a tile and 20 a transformed kernel here.
+    1.1 a tile and 20 a transformed kernel here. For fewer inputs than a vector holds, as of a
+    network's first layer, the definition is faster.
     """
     h, w = (-(-s // 2) if body.stride == UP else s for s in size)  # where the products are
     tiles = batch * -(-h // 4) * -(-w // 4)
-    return 0.24 * batch * h * w > (2.5 if body.stride else 1.1) * tiles + 20
+    earned = 0.24 * batch * h * w - (2.5 if body.stride == UP else 1.1) * tiles
+    return earned > 20 and weight.shape[1] >= 8
 
 
-class _Kept:
-    """What was made from one state of a tensor."""
-
-    total = 0  # bytes of all
-
-    def __init__(self, state: object) -> None:
-        self.state, self.values, self.size = state, {}, 0
-
-    def add(self, key: object, value: Tensor) -> None:
-        size = value.numel() * value.element_size()
-        if self.total + size <= CACHE_BYTES:
-            self.values[key] = value
-            self.size += size
-            type(self).total += size
-
-    def __del__(self) -> None:
-        type(self).total -= self.size
+def transformed(weights: Weights, adjoint: bool) -> Tensor:
+    """G w Gᵀ of every kernel, in the order the products read them."""
+    body, wide = weights.body, weights.wide
+    flip = body.flips(weights.flip_weight, adjoint)
+    key = (adjoint, bool(body.stride), flip, wide.dtype, _cpu.module().isa())
+    return weights.cached(key, lambda: _transform(weights, flip, adjoint))
 
 
-_cache: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-def _state(source: Tensor) -> object | None:
-    """What tells one state of a parameter from another; None for what is not worth keeping.
-
-    Results that are not parameters change all the time.
-    """
-    dense = source.is_contiguous() or _layout.is_channels_last(source)
-    if not source.is_leaf or not dense:
-        return None
-    # not the version counter: writing through .data leaves that as it is
-    hash = _cpu.module().modulated_conv2d_fingerprint(address(source), source.nbytes)
-    return hash, source.stride()
-
-
-def cached(source: Tensor, state: object, key: object, make: Callable[[], Tensor]) -> Tensor:
-    """make(), or what it gave before for the same key, tensor and state of the tensor."""
-    if state is None:
-        return make()
-    kept = _cache.get(source)
-    if kept is None or kept.state != state:
-        kept = _cache[source] = _Kept(state)
-    value = kept.values.get(key)
-    if value is None:
-        value = make()
-        kept.add(key, value)
-    return value
-
-
-class Weights:
-    """A layer's weights in the accumulator's dtype, and what is made from them."""
-
-    def __init__(self, source: Tensor, wide: Tensor, body: Body | None, flip_weight: bool) -> None:
-        self.source = source  # [O, I, kh, kw], as it came
-        self.wide = wide  # [O, I, kh, kw], contiguous or channels_last
-        self.body = body
-        self.flip_weight = flip_weight
-
-    @functools.cached_property
-    def state(self) -> object | None:
-        """One hash serves the call."""
-        return _state(self.source)
-
-    @property
-    def strides(self) -> tuple[int, int, int]:
-        """From output to output, input to input, tap to tap."""
-        i, taps = self.wide.shape[1], math.prod(self.wide.shape[2:])
-        return (i * taps, 1, i) if _layout.is_channels_last(self.wide) else (i * taps, taps, 1)
-
-    def squares(self) -> Tensor:
-        """Q[o, i] = Σ_uv W²."""
-        return cached(self.source, self.state, ("squares", self.wide.dtype), self._squares)
-
-    def _squares(self) -> Tensor:
-        o, i, kh, kw = self.wide.shape
-        q = self.wide.new_empty(o, i)
-        _cpu.module().modulated_conv2d_squares(
-            address(self.wide), address(q), o, i, kh * kw, self.strides, DTYPE_CODES[q.dtype]
-        )
-        return q
-
-    def transformed(self, adjoint: bool) -> Tensor:
-        """G w Gᵀ of every kernel, in the order the products read them."""
-        flip = self.body.flips(self.flip_weight, adjoint)
-        key = (adjoint, bool(self.body.stride), flip, self.wide.dtype, _cpu.module().isa())
-        return cached(self.source, self.state, key, lambda: self._transform(flip, adjoint))
-
-    def _transform(self, flip: bool, adjoint: bool) -> Tensor:
-        module, wide, code = _cpu.module(), self.wide, DTYPE_CODES[self.wide.dtype]
-        ins, outs = wide.shape[:2] if adjoint else wide.shape[1::-1]
-        size = module.modulated_conv2d_winograd_weights_size(ins, outs, code)
-        # not torch's memory: for large layers that would be fresh pages after every update
-        u = torch.frombuffer(module.Block(size * wide.itemsize), dtype=wide.dtype, count=size)
-        module.modulated_conv2d_winograd_weights(
-            address(wide), address(u), self.strides, adjoint, ins, outs,
-            bool(self.body.stride), flip, code,
-        )  # fmt: skip
-        return u
+def _transform(weights: Weights, flip: bool, adjoint: bool) -> Tensor:
+    module, wide, code = _cpu.module(), weights.wide, DTYPE_CODES[weights.wide.dtype]
+    ins, outs = wide.shape[:2] if adjoint else wide.shape[1::-1]
+    u = block(module.modulated_conv2d_winograd_weights_size(ins, outs, code), wide.dtype)
+    module.modulated_conv2d_winograd_weights(
+        address(wide), address(u), weights.strides, adjoint, ins, outs,
+        bool(weights.body.stride), flip, code,
+    )  # fmt: skip
+    return u
 
 
 def _extents(body: Body, x: Tensor, y_shape: Sequence[int]) -> tuple[int, ...]:
@@ -196,7 +109,7 @@ def forward(
     A doubling gives conv(W, a·x) alone: its filter comes next. A halving takes no regions: its
     filter came before.
     """
-    u = weights.transformed(adjoint=False)
+    u = transformed(weights, adjoint=False)
     b, regions_out, styles, *rest = epilogue
     _cpu.module().modulated_conv2d_winograd(
         _extents(weights.body, x, y.shape),
@@ -214,8 +127,8 @@ def input_gradient(
     dx: Tensor | None,  # like x, written
     da: Tensor | None,  # [N, K, I], written
 ) -> None:
-    """With dz = convᵀ(du): dx = a·dz, da_k = Σ_p r_k x·dz. Of a halving, dx = dz."""
-    u = weights.transformed(adjoint=True)
+    """With dz = convᵀ(du): dx = a·dz, da_k = Σ_p r_k x·dz."""
+    u = transformed(weights, adjoint=True)
     _cpu.module().modulated_conv2d_winograd_input_gradient(
         _extents(weights.body.adjoint(), du, x.shape),
         *map(address, (du, u, dx, x, da, a, regions_in)), 1 if a is None else a.shape[1],

@@ -1,11 +1,12 @@
-"""The Winograd body of modulated_conv2d on every case, small ones too; the cache of its weights."""
+"""The bodies of modulated_conv2d in C++, each on every case it can serve; the cache of weights."""
 
 import pytest
 import torch
 
 from rwm_fast import modulated_conv2d, use_backend
 from rwm_fast.ops import _extension
-from rwm_fast.ops.modulated_conv2d import native_cpu, winograd
+from rwm_fast.ops.modulated_conv2d import _weights, direct, native_cpu, winograd
+from rwm_fast.ops.modulated_conv2d._geometry import Plan
 from rwm_fast.testing import compare
 from rwm_fast.testing.cases import cases
 
@@ -32,20 +33,25 @@ def bodies(monkeypatch):
         yield seen
 
 
-def _3x3(case):
+def _served(body, case):
+    """Whether that body can serve a case."""
     inputs = case.inputs(torch.float32, "contiguous", torch.device("cpu"))
-    weight, up, down = inputs["weight"], inputs.get("up", 1), inputs.get("down", 1)
-    return tuple(weight.shape[2:]) == (3, 3) and max(up, down) <= 2 and up * down <= 2
+    kernel, up, down = inputs["weight"].shape[2:], inputs.get("up", 1), inputs.get("down", 1)
+    if body == "winograd":
+        return tuple(kernel) == (3, 3) and up <= 2 and down == 1
+    return up == 1 and (tuple(kernel) != (1, 1) or down > 1)
 
 
-CASES = [case for case in cases(OP) if _3x3(case)]
-by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+CASES = [(b, c) for b in ("winograd", "direct") for c in cases(OP) if _served(b, c)]
+SMOOTH = [(body, case) for body, case in CASES if case.smooth]
+name = lambda value: value if isinstance(value, str) else value.name
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-@by_case
-def test_equals_reference(case, isa, bodies):
+@pytest.mark.parametrize("body, case", CASES, ids=name)
+def test_equals_reference(body, case, isa, bodies, monkeypatch):
     """Output and gradients by the error rule, for each instruction set."""
+    monkeypatch.setattr(winograd, "enabled", body == "winograd")
     module = _extension.cpu()
     best = module.isa()
     try:
@@ -64,12 +70,13 @@ def test_equals_reference(case, isa, bodies):
         truth = compare.first_order(OP, compare.in_float64(inputs), dy.double())
     for i, versions in enumerate(zip(ours, plain, truth, strict=True)):
         compare.check(f"{case.name}, result {i}", *versions, case, torch.float32)
-    assert not inputs["x"].numel() or "winograd" in bodies
+    assert body in bodies
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.smooth], ids=lambda case: case.name)
-def test_gradcheck(case, bodies):
+@pytest.mark.parametrize("body, case", SMOOTH, ids=name)
+def test_gradcheck(body, case, bodies, monkeypatch):
     """In float64: the kernels are templates, the algorithm is the same."""
+    monkeypatch.setattr(winograd, "enabled", body == "winograd")
     inputs = case.inputs(torch.float64, "contiguous", torch.device("cpu"))
     values = [inputs[name] for name in case.gradients]
 
@@ -90,8 +97,8 @@ def _layer():
 def test_weights_are_transformed_once(bodies, monkeypatch):
     x, weight, styles = _layer()
     made = []
-    make = winograd.Weights._transform
-    monkeypatch.setattr(winograd.Weights, "_transform", lambda *a: made.append(0) or make(*a))
+    make = winograd._transform
+    monkeypatch.setattr(winograd, "_transform", lambda *a: made.append(0) or make(*a))
     for _ in range(3):
         modulated_conv2d(x, weight, styles, padding=1)
     assert len(made) == 1
@@ -117,22 +124,22 @@ def test_changed_weights_are_noticed(at, bodies):
 
 def test_cache_is_bounded_and_dies_with_the_weights(bodies, monkeypatch):
     x, weight, styles = _layer()
-    kept = winograd._Kept.total
+    kept = _weights._Kept.total
     modulated_conv2d(x, weight, styles, padding=1)
-    assert winograd._Kept.total > kept
+    assert _weights._Kept.total > kept
     del weight
-    assert winograd._Kept.total == kept
-    monkeypatch.setattr(winograd, "CACHE_BYTES", kept)
+    assert _weights._Kept.total == kept
+    monkeypatch.setattr(_weights, "CACHE_BYTES", kept)
     x, weight, styles = _layer()
     modulated_conv2d(x, weight, styles, padding=1)
-    assert winograd._Kept.total == kept
+    assert _weights._Kept.total == kept
 
 
 def test_can_be_switched_off(bodies, monkeypatch):
     x, weight, styles = _layer()
     monkeypatch.setattr(winograd, "enabled", False)
     modulated_conv2d(x, weight, styles, padding=1)
-    assert bodies == ["convolution"]
+    assert bodies == ["direct"]
 
 
 @pytest.mark.parametrize("up, down", [(1, 1), (2, 1), (1, 2)])
@@ -148,9 +155,62 @@ def test_weights_in_channels_last(up, down, bodies):
         (dw,) = torch.autograd.grad(y.square().sum(), w)
         assert dw.is_contiguous(memory_format=order)
         results.append((y, dw))
-    assert bodies and set(bodies) == {"winograd"}
+    assert bodies and set(bodies) == {"winograd" if down == 1 else "direct"}
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
+
+
+SIZES = [  # images [N, I, h, w], O, kernel, stride, padding
+    ((2, 40, 9, 7), 33, 3, 2, 0),  # several chunks of the depth, several panels and what is left
+    ((3, 16, 11, 12), 16, 3, 1, 1),
+    ((7, 33, 4, 4), 17, 3, 2, 0),  # rows of several images side by side
+    ((1, 5, 60, 3), 3, 5, 3, 4),  # patches that lie outside
+    ((2, 3, 30, 31), 8, 7, 2, 3),
+    ((1, 240, 5, 5), 20, 3, 2, 1),  # more than 2048 numbers a patch
+    ((2, 260, 7, 6), 256, 1, 1, 0),
+]
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_definition_at_many_sizes(size, isa):
+    """Output and both gradients against float64, into poisoned memory."""
+    module = _extension.cpu()
+    best = module.isa()
+    try:
+        module.set_isa(isa)
+    except ValueError as error:
+        pytest.skip(str(error))
+    try:
+        _check_definition(*size)
+    finally:
+        module.set_isa(best)
+
+
+def _check_definition(shape, outputs, kernel, stride, padding):
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *s: torch.randn(*s, generator=generator).to(memory_format=torch.channels_last)
+    x, w = draw(*shape), draw(outputs, shape[1], kernel, kernel)
+    a = torch.rand(shape[:2], generator=generator)
+    arguments = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1
+    scaled = x.double() * a[:, :, None, None].double()
+    y = torch.ops.aten.convolution(scaled, w.double(), None, *arguments)
+    dy = draw(*y.shape)
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        dy.double(), scaled, w.double(), None, *arguments, [True, True, False]
+    )
+    plan = Plan(None, stride, False, (padding, padding), ())
+    weights = _weights.Weights(w, w, None, flip_weight=True)
+    u, dz = (torch.full_like(t, torch.nan, dtype=torch.float32) for t in (y, x))
+    direct.forward(x, u, weights, a, plan)
+    direct.input_gradient(dy, dz, weights, a, plan)
+    found = u, dz, direct.weight_gradient(x, dy, weights, a, None, plan)
+    sums = w[0].numel(), w[:, 0].numel(), dy[:, 0].numel()
+    for ours, truth, terms in zip(found, (y, dx * a[:, :, None, None], dw), sums, strict=True):
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        # a sum of n terms in order: n roundings at worst, √n of them in the mean
+        allowed = 4 * terms**0.5 * torch.finfo(torch.float32).eps * truth.abs().max()
+        assert (ours - truth).abs().max() <= allowed
 
 
 def test_blocks_are_used_again():
