@@ -2,12 +2,14 @@
 
 Minutes long and it reaches the package index, so it is not part of plain `pytest`:
 `pytest -m packaging`. Environments that must run the package see this interpreter's torch through
-links; those that must not are bare.
+links; those that must not are bare. The compiler keeps its objects (reusing_compiler.py).
 """
 
+import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,17 +26,19 @@ pytestmark = pytest.mark.packaging
 ROOT = Path(__file__).parent.parent
 MODULE = f"rwm_fast/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
 SWITCHES = ("RWM_FAST_", "CXX", "CUDA", "LDFLAGS", "PYTHONPATH", "PIP_NO_BUILD_ISOLATION")
-compiler = pytest.mark.skipif(
-    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler here"
-)
+CXX = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+compiler = pytest.mark.skipif(not CXX, reason="there is no C++ compiler here")
 
 
 class Environment:
     """A fresh virtual environment; with_torch lets it see the packages of this interpreter."""
 
-    def __init__(self, folder, *, with_torch=False):
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    def __init__(self, folder, path, *, with_torch=False):
+        # Borrowed packages have a pip; to install another takes seconds.
+        own_pip = [] if not (with_torch and importlib.util.find_spec("pip")) else ["--without-pip"]
+        subprocess.run([sys.executable, "-m", "venv", *own_pip, str(folder)], check=True)
         self.folder = folder
+        self.path = path
         self.python = str(folder / "bin" / "python")
         if with_torch:
             self.borrow_packages()
@@ -54,7 +58,7 @@ class Environment:
     def run(self, *command, ok=True, cwd=None, **environment):
         """Run python with these arguments; the finished process."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(SWITCHES)}
-        env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "OMP_NUM_THREADS": "1"}
+        env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "OMP_NUM_THREADS": "1", "PATH": self.path}
         # For time: no CUDA where no test asks for it, and no optimisation.
         env |= {"RWM_FAST_CUDA": "0", "CXXFLAGS": "-O0", **environment}
         done = subprocess.run(
@@ -84,6 +88,22 @@ class Environment:
 
 
 @pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """PATH, and before it a `c++` that compiles nothing twice."""
+    if not CXX:
+        return os.environ["PATH"]
+    folder = tmp_path_factory.mktemp("compiler")
+    objects, script = folder / "objects", folder / "bin" / "c++"
+    objects.mkdir()
+    script.parent.mkdir()
+    program = Path(__file__).with_name("reusing_compiler.py")
+    words = map(str, (sys.executable, "-S", program, objects, CXX))
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    script.chmod(0o755)
+    return f"{script.parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of the checkout, as a user has it: what git knows, or what an sdist holds."""
     folder = tmp_path_factory.mktemp("tree")
@@ -103,16 +123,20 @@ def tree(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory):
+def bare(path, tmp_path_factory):
     """An environment with what a build without isolation needs, and no torch."""
-    environment = Environment(tmp_path_factory.mktemp("venv") / "bare")
+    environment = Environment(tmp_path_factory.mktemp("venv") / "bare", path)
     environment.install("setuptools", "wheel", "pybind11", "ninja")
     return environment
 
 
+# Where the environment that pip makes for a build is not the point: it takes seconds.
+IN_BARE = ("--no-build-isolation", "--no-deps")
+
+
 @pytest.fixture
-def with_torch(tmp_path):
-    return Environment(tmp_path / "with_torch", with_torch=True)
+def with_torch(path, tmp_path):
+    return Environment(tmp_path / "with_torch", path, with_torch=True)
 
 
 @pytest.fixture(scope="module")
@@ -214,13 +238,13 @@ def test_rwm_fast_ext_0_builds_nothing(tree, with_torch):
 
 
 def test_rwm_fast_ext_1_insists(tree, bare, no_compiler):
-    done = bare.install("--no-deps", str(tree), ok=False, PATH=no_compiler, RWM_FAST_EXT="1")
+    done = bare.install(*IN_BARE, str(tree), ok=False, PATH=no_compiler, RWM_FAST_EXT="1")
     assert done.returncode != 0
     assert "RWM_FAST_EXT=1: no C++ compiler on PATH" in done.stdout + done.stderr
 
 
 def test_a_compiler_that_fails_fails_the_installation(tree, bare):
-    done = bare.install("--no-deps", str(tree), ok=False, CXX="false")
+    done = bare.install(*IN_BARE, str(tree), ok=False, CXX="false")
     assert done.returncode != 0
     assert "the C++ module does not compile" in done.stdout + done.stderr
     assert "RWM_FAST_EXT=0 installs without it" in done.stdout + done.stderr
@@ -244,15 +268,15 @@ def test_nvcc_builds_the_cuda_module_and_it_loads_without_a_gpu(tree, with_torch
 
 
 @compiler
-def test_a_broken_nvcc_is_a_reason_or_an_error_if_insisted(tree, with_torch, tmp_path):
-    nvcc = tmp_path / "nvcc"
+def test_a_broken_nvcc_is_a_reason_or_an_error_if_insisted(tree, bare, tmp_path):
+    nvcc, target = tmp_path / "nvcc", tmp_path / "target"
     nvcc.write_text("#!/bin/sh\necho broken toolkit >&2\nexit 1\n")
     nvcc.chmod(0o755)
-    with_torch.install("--no-deps", str(tree), RWM_FAST_NVCC=str(nvcc), RWM_FAST_CUDA="")
-    assert with_torch.build_info()["cuda"].startswith("not built: ")
-    done = with_torch.install(
-        "--no-deps", str(tree), ok=False, RWM_FAST_NVCC=str(nvcc), RWM_FAST_CUDA="1"
-    )
+    install = (*IN_BARE, "--target", str(target), str(tree))
+    bare.install(*install, RWM_FAST_NVCC=str(nvcc), RWM_FAST_CUDA="")
+    record = json.loads((target / "rwm_fast/_build_info.json").read_text())
+    assert record["cuda"].startswith("not built: ")
+    done = bare.install(*install, ok=False, RWM_FAST_NVCC=str(nvcc), RWM_FAST_CUDA="1")
     assert done.returncode != 0
     assert "RWM_FAST_CUDA=1: " in done.stdout + done.stderr
 
