@@ -10,11 +10,15 @@ the generated code is seen and not only its worst forms. It is written anew by
     RWM_FAST_TEST_WRITE_GATES=1 pytest -m triton_aot
 """
 
+import contextlib
 import dataclasses
 import functools
+import io
+import itertools
 import json
 import os
 import re
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -98,8 +102,23 @@ def record(function):
 
 def facts_of(launch, target):
     """Compile what a launch would run."""
-    kernel, signature, constants, aligned = launch.kernel, {}, {}, []
-    for param in kernel.params:
+    return facts_of_all([launch], target)[0]
+
+
+def facts_of_all(launches, target):
+    """Compile what launches would run; one after the other, but disassembled at once."""
+    wanted = [_arguments(launch) for launch in launches]
+    keys = [(kernel, *map(str, rest), target) for kernel, *rest in wanted]
+    new = {k: a for k, a in zip(keys, wanted, strict=True) if k not in _compiled}
+    built = [_build(*arguments, target) for arguments in new.values()]
+    _compiled.update(zip(new, _facts(built, target), strict=True))
+    return [_compiled[key] for key in keys]
+
+
+def _arguments(launch):
+    """(kernel, types, constants, names divisible by 16, warps, stages)."""
+    signature, constants, aligned = {}, {}, []
+    for param in launch.kernel.params:
         value = launch.arguments[param.name]
         constant = param.is_constexpr or value is None or (value is not True and value == 1)
         if isinstance(value, torch.Tensor):
@@ -110,19 +129,7 @@ def facts_of(launch, target):
         signature[param.name], divisible = _type(value)
         if divisible:
             aligned.append(param.name)
-    key = (
-        kernel,
-        str(signature),
-        str(constants),
-        str(aligned),
-        target,
-        launch.warps,
-        launch.stages,
-    )
-    if key not in _compiled:
-        options = target, launch.warps, launch.stages
-        _compiled[key] = compile(kernel, signature, constants, aligned, *options)
-    return _compiled[key]
+    return launch.kernel, signature, constants, aligned, launch.warps, launch.stages
 
 
 def _type(value):
@@ -141,49 +148,96 @@ def _type(value):
 
 def compile(kernel, signature, constexprs, aligned, arch, warps=4, stages=1):
     """Facts of one kernel: run-time types by name, constants by name, names divisible by 16."""
+    return _facts([_build(kernel, signature, constexprs, aligned, warps, stages, arch)], arch)[0]
+
+
+def _build(kernel, signature, constexprs, aligned, warps, stages, arch):
+    """What Triton makes of a kernel, and what ptxas said about it."""
     types = {n: "constexpr" if n in constexprs else signature[n] for n in kernel.arg_names}
     hints = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     source = ASTSource(fn=kernel, signature=types, constexprs=constexprs, attrs=hints)
     options = {"num_warps": warps, "num_stages": stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    resources, code = _disassemble(compiled.asm["cubin"])
-    found = re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9]*)", code, re.MULTILINE)
-    names = ["UTCMMA" if re.fullmatch("UTC[A-Z]*MMA", opcode) else opcode for opcode in found]
-    counts = {opcode: names.count(opcode) for opcode in OPCODES if opcode in names}
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log), triton.knobs.nvidia.scope():
+        triton.knobs.nvidia.dump_ptxas_log = True
+        compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    # Nothing was said where the code was in Triton's cache.
+    said = log.getvalue()
+    return kernel, compiled, said if "ptxas info" in said else _ptxas(compiled.asm["ptx"], arch)
+
+
+def _facts(built, arch):
+    """Facts of every (kernel, what Triton made of it, log)."""
+    codes = _disassemble([_machine_code(compiled.asm["cubin"]) for _, compiled, _ in built], arch)
+    return [_one(*one, code, arch) for one, code in zip(built, codes, strict=True)]
+
+
+def _one(kernel, compiled, log, code, arch):
+    with _file(compiled.asm["cubin"], ".cubin") as file:
+        resources = dict(re.findall(r"(REG|STACK):(\d+)", _tool("cuobjdump", "-res-usage", file)))
+    names = ["UTCMMA" if re.fullmatch("UTC[A-Z]*MMA", opcode) else opcode for opcode in code]
     return Facts(
         name=kernel.__name__,
         target=arch,
         warps=compiled.metadata.num_warps,
-        registers=resources["REG"],
-        stack=resources["STACK"],
+        registers=int(resources["REG"]),
+        stack=int(resources["STACK"]),
         shared=compiled.metadata.shared,
-        counts=counts,
-        advisories=_advisories(compiled.asm["ptx"], arch),
+        counts={opcode: names.count(opcode) for opcode in OPCODES if opcode in names},
+        advisories=_advisories(log),
     )
 
 
-def _disassemble(cubin):
-    """Registers and so on by name, and the machine code as text."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        resources = _tool("cuobjdump", "-res-usage", file.name)
-        code = _tool("nvdisasm", "-c", file.name)
-    return {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", resources)}, code
+def _machine_code(cubin):
+    """The instructions: sections .text.* of an ELF file."""
+    (offset,) = struct.unpack_from("<Q", cubin, 40)
+    size, count, names = struct.unpack_from("<3H", cubin, 58)
+    sections = [struct.unpack_from("<2I4Q", cubin, offset + size * i) for i in range(count)]
+    strings = sections[names][4]
+    return b"".join(
+        cubin[start : start + length]
+        for name, _, _, _, start, length in sections
+        if cubin.startswith(b".text.", strings + name)
+    )
 
 
-def _advisories(ptx, arch):
-    """What ptxas says in its log only; Triton hides it. Instructions that wait for one another
-    (wgmma, "serialized") and registers that go through memory ("spill")."""
-    suffix = "a" if arch >= 90 else ""
-    with tempfile.NamedTemporaryFile(suffix=".ptx", mode="w") as file:
-        file.write(ptx)
-        file.flush()
-        tool = "ptxas-blackwell" if arch >= 100 else "ptxas"
-        flags = ("-v", f"--gpu-name=sm_{arch}{suffix}", "-o", os.devnull)
-        log = _tool(tool, *flags, file.name)
+def _disassemble(codes, arch):
+    """The opcodes of each; of all in one process, for its start takes longest."""
+    if not codes:
+        return []
+    with _file(b"".join(codes), ".bin") as file:
+        text = _tool("nvdisasm", "-ndf", "--binary", f"SM{_arch(arch)}", file)
+    found = re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9]*)", text, re.MULTILINE)
+    ends = list(itertools.accumulate(len(code) // 16 for code in codes))  # bytes an instruction
+    assert len(found) == ends[-1], "nvdisasm left out instructions"
+    return [found[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _ptxas(ptx, arch):
+    """What ptxas says of a kernel."""
+    tool = "ptxas-blackwell" if arch >= 100 else "ptxas"
+    with _file(ptx.encode(), ".ptx") as file:
+        return _tool(tool, "-v", f"--gpu-name=sm_{_arch(arch)}", "-o", os.devnull, file)
+
+
+def _advisories(log):
+    """What ptxas says in its log only: instructions that wait for one another (wgmma,
+    "serialized") and registers that go through memory ("spill")."""
     bad = re.compile(r"serialized|\(C75\d\d\)|[1-9]\d* bytes (?:spill|cumulative stack)")
     return tuple(line.strip() for line in log.splitlines() if bad.search(line))
+
+
+def _arch(arch):
+    return f"{arch}a" if arch >= 90 else f"{arch}"
+
+
+@contextlib.contextmanager
+def _file(content, suffix):
+    """The name of a temporary file."""
+    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+        file.write(content)
+        file.flush()
+        yield file.name
 
 
 def _tool(name, *args):

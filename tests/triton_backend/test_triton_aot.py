@@ -98,14 +98,17 @@ OPS = {f.__name__: f for f in (masked_l1, crop_patches, bias_act, upfirdn2d)}
 @pytest.mark.parametrize("op", OPS)
 def test_kernels_pass_the_gate(op, dtype, arch):
     """No spills, registers for twelve warps on a multiprocessor, and code as it was last stored."""
+    launches = [
+        (f"{op}.{name}.{launch.kernel.__name__} {dtype} {layout} sm_{arch}", launch)
+        for layout in LAYOUTS
+        for name, call in OPS[op](DTYPES[dtype], layout)
+        for launch in gate.record(call)
+    ]
     rows = {}
-    for layout in LAYOUTS:
-        for name, call in OPS[op](DTYPES[dtype], layout):
-            for launch in gate.record(call):
-                facts = gate.facts_of(launch, arch)
-                gate.check(facts, most_registers=168)
-                label = f"{op}.{name}.{facts.name} {dtype} {layout} sm_{arch}"
-                rows[label] = facts.row()
+    compiled = gate.facts_of_all([launch for _, launch in launches], arch)
+    for (label, _), facts in zip(launches, compiled, strict=True):
+        gate.check(facts, most_registers=168)
+        rows[label] = facts.row()
     drift = gate.check_table(TABLE, rows)
     if drift is None:
         pytest.skip("the table is of another version of triton")
@@ -137,6 +140,6 @@ def test_sizes_of_one_compile(op):
             lambda: backend.forward(x, one["filter"], (2, 2), (1, 1), (2, 1, 2, 1), False, 1.0),
         ],
     }
-    for call in needs[op]:
-        for launch in gate.record(call):
-            gate.check(gate.facts_of(launch, 80))
+    launches = [launch for call in needs[op] for launch in gate.record(call)]
+    for facts in gate.facts_of_all(launches, 80):
+        gate.check(facts)
