@@ -102,13 +102,13 @@ def test_operators_bring_in_torch_and_no_optional_package():
 
 
 def test_import_costs_under_0_3_s_beyond_torch():
-    """CPU time, the best of three: a busy machine must not decide."""
+    """CPU time, in one of three attempts: a busy machine must not decide."""
     code = (
         "import time, torch\nstart = time.process_time()\n"
         "from rwm_fast import *\n"
         "print(json.dumps(time.process_time() - start))"
     )
-    assert min(python(code) for _ in range(3)) < 0.3
+    assert any(python(code) < 0.3 for _ in range(3))
 
 
 def test_import_builds_downloads_and_writes_nothing(tmp_path):
