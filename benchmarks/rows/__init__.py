@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from benchmarks.rows.row import Row
 
-GROUPS = ("operators", "layers", "networks")
+GROUPS = ("operators", "layers", "plain", "networks")
 
 
 def all_rows() -> list[Row]:

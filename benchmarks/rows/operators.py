@@ -112,9 +112,13 @@ class OperatorRow(Row):
             with stopwatch(facts):
                 backward(run())
         if column in (OURS, "fallback"):
-            facts["backend"] = "reference" if column == "fallback" else used(self.op, inputs)
+            facts["backend"] = "reference" if column == "fallback" else self.served(inputs)
         answers = lambda: self.named(result := run(), backward(result))
         return Built([Step(run, backward, before)], answers, self.truth_of(column), facts)
+
+    def served(self, inputs: Inputs) -> str:
+        """The backend that our column runs on."""
+        return used(self.op, inputs)
 
     def named(self, result: Tensor, gradients: tuple[Tensor, ...]) -> Answers:
         return {"result": result, **dict(zip(self.gradients, gradients, strict=True))}
@@ -357,12 +361,14 @@ def rows() -> list[Row]:
     ]
 
 
-def bare_convolution(x: Tensor, weight: Tensor, *, up: bool, padding: int) -> Step:
+def bare_convolution(
+    x: Tensor, weight: Tensor, *, up: bool = False, down: int = 1, padding: int = 0
+) -> Step:
     """torch's convolution and its two gradients in channels_last, nothing around them."""
     x, weight = (t.detach().contiguous(memory_format=LAST) for t in (x, weight))
     if up:
         weight = weight.transpose(0, 1)
-    stride, padding = (2, 0) if up else (1, padding)
+    stride, padding = (2, 0) if up else (down, padding)
     apply = F.conv_transpose2d if up else F.conv2d
     arguments = ([stride] * 2, [padding] * 2, [1, 1], up, [0, 0], 1, [True, True, False])
     dy = torch.randn_like(apply(x, weight, stride=stride, padding=padding))
