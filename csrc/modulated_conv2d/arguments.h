@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/check.h"
+#include "common/dtype.h"
 #include "common/registry.h"
 #include "modulated_conv2d/winograd.h"
 
@@ -24,6 +25,15 @@ inline KernelStrides kernel_strides(const char* op, const py::tuple& strides, st
   const bool planes = s[1] == taps && s[2] == 1, channels = s[1] == 1 && s[2] == in_c;
   check(kernels == 0 || (s[0] == kernels && (planes || channels)), op, ": kernels must be contiguous or channels_last");
   return {s[0], s[1], s[2]};
+}
+
+// f(TypeTag) of float or double. 16-bit images come in as float32: CPUs that compute in them have matrix units, and torch's convolution uses
+// those.
+template <class F>
+auto with_float(int dtype, const F& f) {
+  if (static_cast<DType>(dtype) == DType::f64) return f(TypeTag<double>{});
+  check(static_cast<DType>(dtype) == DType::f32, "modulated_conv2d: the convolutions take float32 or float64");
+  return f(TypeTag<float>{});
 }
 
 }  // namespace rwm

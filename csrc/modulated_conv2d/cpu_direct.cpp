@@ -1,6 +1,4 @@
 // modulated_conv2d on the CPU: convolutions by definition, of any kernel and stride, forward and both gradients.
-#include <vector>
-
 #include "common/dtype.h"
 #include "common/isa.h"
 #include "common/parallel.h"
@@ -34,13 +32,6 @@ DirectPlan plan_of(const Extents& extents) {
   return {e[0], e[1], e[2], e[3], e[4], e[5], e[6], e[7], e[8], e[9], e[10], e[11]};
 }
 
-template <class F>
-auto with_type(int dtype, const F& f) {
-  if (static_cast<DType>(dtype) == DType::f64) return f(TypeTag<double>{});
-  check(static_cast<DType>(dtype) == DType::f32, "modulated_conv2d: convolutions by definition take float32 or float64");
-  return f(TypeTag<float>{});
-}
-
 template <class A>
 std::int64_t columns_of_panel() {
   std::int64_t columns = 0;
@@ -57,7 +48,7 @@ std::int64_t packed_size(const DirectPlan& p, bool adjoint) {
 
 std::int64_t weights_size(const Extents& extents, bool adjoint, int dtype) {
   const DirectPlan p = plan_of(extents);
-  return with_type(dtype, [&](auto tag) { return packed_size<typename decltype(tag)::type>(p, adjoint); });
+  return with_float(dtype, [&](auto tag) { return packed_size<typename decltype(tag)::type>(p, adjoint); });
 }
 
 // w [out_c, in_c, kernel_h, kernel_w] in the order the products read it; read backwards if `flip`.
@@ -65,7 +56,7 @@ void pack(const Extents& extents, Pointer w, Pointer out, const Strides& strides
   const DirectPlan p = plan_of(extents);
   present(kOp, p.depth() * p.out_c, {w, out});
   const KernelStrides s = kernel_strides(kOp, strides, p.out_c, p.in_c, p.kernel_h * p.kernel_w);
-  with_type(dtype, [&](auto tag) {
+  with_float(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const std::int64_t wide = columns_of_panel<A>(), panels = num_chunks(adjoint ? p.run() : p.out_c, wide);
     const std::int64_t size = wide * (adjoint ? p.out_c : p.depth());
@@ -90,7 +81,7 @@ void forward(const Extents& extents, Pointer x, Pointer weights, Pointer u, Poin
   present(kOp, p.pixels() * p.out_c, {u});
   present(kOp, p.pixels() * p.out_c * p.in_c == 0 ? 0 : 1, {weights});
   present(kOp, p.batch * p.in_h * p.in_w * p.in_c, {x});
-  with_type(dtype, [&](auto tag) {
+  with_float(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const std::int64_t block = pixels_of_block(p), ld = spread(p.depth()), wide = columns_of_panel<A>();
     const py::gil_scoped_release release;
@@ -112,7 +103,7 @@ void input_gradient(const Extents& extents, Pointer du, Pointer weights, Pointer
   present(kOp, p.pixels() * p.out_c * p.in_c == 0 ? 0 : 1, {weights});
   present(kOp, p.batch * p.in_h * p.in_w * p.in_c, {dz});
   if (p.in_w * p.in_c == 0) return;
-  with_type(dtype, [&](auto tag) {
+  with_float(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     // Images whose rows go side by side: a matrix of few rows does not fill the registers.
     const std::int64_t group = std::max<std::int64_t>(1, std::min(p.batch, 48 / std::max<std::int64_t>(1, p.out_w)));
@@ -161,7 +152,7 @@ void weight_gradient(const Extents& extents, Pointer x, Pointer a, Pointer du, b
   present(kOp, scale != 0 ? p.depth() * p.out_c : 0, {w});
   const KernelStrides s = kernel_strides(kOp, strides, p.out_c, p.in_c, p.kernel_h * p.kernel_w);
   if (p.depth() * p.out_c == 0) return;
-  with_type(dtype, [&](auto tag) {
+  with_float(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const std::int64_t ld = spread(padded(p.depth(), columns_of_panel<A>()));
     const Scratch<A> products(p.out_c * ld);

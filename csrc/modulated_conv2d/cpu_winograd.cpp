@@ -60,14 +60,6 @@ void check_run(const WinogradPlan& p, Pointer x, Pointer weights) {
   present(kOp, outputs * p.in_h * p.in_w * p.in_c == 0 ? 0 : 1, {x, weights});
 }
 
-// 16-bit images come in as float32: CPUs that compute in them have matrix units, and torch's convolution uses those.
-template <class F>
-auto with_type(int dtype, const F& f) {
-  if (static_cast<DType>(dtype) == DType::f64) return f(TypeTag<double>{});
-  check(static_cast<DType>(dtype) == DType::f32, "modulated_conv2d: the Winograd passes take float32 or float64");
-  return f(TypeTag<float>{});
-}
-
 template <class A>
 std::int64_t columns_of_panel() {
   std::int64_t columns = 0;
@@ -103,7 +95,7 @@ constexpr std::int64_t kPass = 1 << 14, kProduct = 1 << 17;  // numbers and mult
 // Numbers of the transformed weights, of the accumulator's type, for the instruction set in use.
 std::int64_t weights_size(std::int64_t in_c, std::int64_t out_c, int dtype) {
   elements(kOp, {kMostPoints, in_c, out_c});
-  return with_type(dtype, [&](auto tag) {
+  return with_float(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     return kSlabs * Slabs(columns_of_panel<A>(), in_c, out_c).step;
   });
@@ -114,7 +106,7 @@ void transform(Pointer w, Pointer out, const Strides& strides, bool turned, std:
   present(kOp, elements(kOp, {kMostPoints, depth, columns}), {w, out});
   const KernelStrides s = turned ? kernel_strides(kOp, strides, depth, columns, 9) : kernel_strides(kOp, strides, columns, depth, 9);
   const std::int64_t sk = turned ? s.out : s.in, sn = turned ? s.in : s.out;
-  with_type(dtype, [&](auto tag) {
+  with_float(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const Slabs slabs(columns_of_panel<A>(), depth, columns);
     const auto* from = as<const A>(w);
@@ -209,7 +201,7 @@ void forward(const Extents& extents, Pointer x, Pointer weights, Pointer y, Poin
   check_blend(p.batch, p.out_h * p.out_w, p.out_c, b, regions_out, styles);
   check(noise_step == 0 || noise_step == p.out_h * p.out_w, kOp, ": noise of another size");
   check_forward(p);
-  with_type(dtype, [&](auto tag) {
+  with_float(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     Epilogue<A, A> e;
     e.blend = {as<const A>(b), as<const A>(regions_out), styles};
@@ -232,7 +224,7 @@ void input_gradient(const Extents& extents, Pointer du, Pointer weights, Pointer
   check_blend(p.batch, p.out_h * p.out_w, p.out_c, a, regions, styles);
   present(kOp, da != 0 ? p.batch * p.out_h * p.out_w * p.out_c : 0, {x});
   check(p.stride != Stride::up || da == 0, kOp, ": the scale's gradient comes behind the filter");
-  with_type(dtype, [&](auto tag) {
+  with_float(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const std::int64_t row = styles * p.out_c, image = p.tiles_y * p.tiles_x;
     Epilogue<A, A> e;
@@ -298,7 +290,7 @@ void weight_gradient(const Extents& extents, Pointer x, Pointer a, Pointer regio
   present(kOp, scale != 0 ? p.in_c * p.out_c : 0, {w});
   const KernelStrides s = kernel_strides(kOp, strides, p.out_c, p.in_c, 9);
   check_forward(p);
-  with_type(dtype, [&](auto tag) {
+  with_float(dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const Slabs slabs(columns_of_panel<A>(), p.out_c, p.in_c);
     const std::int64_t ld = slabs.columns(), step = p.out_c * ld + 16;

@@ -33,6 +33,19 @@ def bodies(monkeypatch):
         yield seen
 
 
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def isa(request):
+    """Each instruction set that this CPU has."""
+    module = _extension.cpu()
+    best = module.isa()
+    try:
+        module.set_isa(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    module.set_isa(best)
+
+
 def _served(body, case):
     """Whether that body can serve a case."""
     inputs = case.inputs(torch.float32, "contiguous", torch.device("cpu"))
@@ -47,24 +60,14 @@ SMOOTH = [(body, case) for body, case in CASES if case.smooth]
 name = lambda value: value if isinstance(value, str) else value.name
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 @pytest.mark.parametrize("body, case", CASES, ids=name)
 def test_equals_reference(body, case, isa, bodies, monkeypatch):
     """Output and gradients by the error rule, for each instruction set."""
     monkeypatch.setattr(winograd, "enabled", body == "winograd")
-    module = _extension.cpu()
-    best = module.isa()
-    try:
-        module.set_isa(isa)
-    except ValueError as error:
-        pytest.skip(str(error))
-    try:
-        inputs = case.inputs(torch.float32, "contiguous", torch.device("cpu"))
-        with compare.plain(), torch.no_grad():
-            dy = torch.ones_like(compare.call(OP, inputs)).cumsum(-1) % 3 - 1
-        ours = compare.first_order(OP, inputs, dy)
-    finally:
-        module.set_isa(best)
+    inputs = case.inputs(torch.float32, "contiguous", torch.device("cpu"))
+    with compare.plain(), torch.no_grad():
+        dy = torch.ones_like(compare.call(OP, inputs)).cumsum(-1) % 3 - 1
+    ours = compare.first_order(OP, inputs, dy)
     with compare.plain():
         plain = compare.first_order(OP, inputs, dy)
         truth = compare.first_order(OP, compare.in_float64(inputs), dy.double())
@@ -172,23 +175,10 @@ SIZES = [  # images [N, I, h, w], O, kernel, stride, padding
 ]
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_definition_at_many_sizes(size, isa):
     """Output and both gradients against float64, into poisoned memory."""
-    module = _extension.cpu()
-    best = module.isa()
-    try:
-        module.set_isa(isa)
-    except ValueError as error:
-        pytest.skip(str(error))
-    try:
-        _check_definition(*size)
-    finally:
-        module.set_isa(best)
-
-
-def _check_definition(shape, outputs, kernel, stride, padding):
+    shape, outputs, kernel, stride, padding = size
     generator = torch.Generator().manual_seed(0)
     draw = lambda *s: torch.randn(*s, generator=generator).to(memory_format=torch.channels_last)
     x, w = draw(*shape), draw(outputs, shape[1], kernel, kernel)

@@ -78,6 +78,7 @@ def _scaled(layer: Layer) -> Tensor:
 
 
 def _does_nothing(filter: Tensor | None, fir: Fir) -> bool:
+    """Whether a pass neither filters nor moves a pixel: that of a halving without filter."""
     filtered = fir.filtered and filter is not None
     return not filtered and fir.up == fir.down == fir.gain == 1 and not any(fir.padding)
 
