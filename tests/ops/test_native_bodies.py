@@ -91,6 +91,23 @@ def test_gradcheck(body, case, bodies, monkeypatch):
     assert torch.autograd.gradcheck(function, values, fast_mode=True)
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("case", [c for c in cases(OP) if len(c.gradients) > 1], ids=name)
+def test_a_gradient_alone_is_that_beside_the_others(case, enabled, bodies, monkeypatch):
+    """What nobody asks for is not computed, and what is left does not change."""
+    monkeypatch.setattr(winograd, "enabled", enabled)
+    inputs = case.inputs(torch.float64, "contiguous", torch.device("cpu"))
+
+    def gradients(*names):
+        kept = {n: v.detach() if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
+        leaves = [kept[n].requires_grad_() for n in names]
+        y = compare.call(OP, kept)
+        return torch.autograd.grad(y.square().sum(), leaves)
+
+    for gradient, alone in zip(gradients(*case.gradients), case.gradients, strict=True):
+        torch.testing.assert_close(gradients(alone)[0], gradient, rtol=1e-10, atol=1e-12)
+
+
 def _layer():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 8, 8, 8, generator=generator)
