@@ -50,21 +50,23 @@ def register(
     LIBRARY.define(schema)
     name = schema.split("(")[0]
     implementation = _without_autocast(implementation)
-    count = len(getattr(torch.ops.rwm_fast, name).default._schema.arguments)
-    backward, setup_context = _undefined_stay_undefined(backward, setup_context, count)
+    arguments = getattr(torch.ops.rwm_fast, name).default._schema.arguments
+    tensors = sum("Tensor" in str(argument.type) for argument in arguments)  # they come first
+    backward, setup_context = _undefined_stay_undefined(backward, setup_context, len(arguments))
     LIBRARY.impl(f"rwm_fast::{name}", implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"rwm_fast::{name}", fake, lib=LIBRARY)
     torch.library.register_autograd(
         f"rwm_fast::{name}", backward, setup_context=setup_context, lib=LIBRARY
     )
     registered = getattr(torch.ops.rwm_fast, name)
-    direct = _direct(name, implementation, backward, setup_context)
+    direct = _direct(name, tensors, implementation, backward, setup_context)
 
     def call(*args: object) -> object:
-        if not is_plain(args):
+        given = args[:tensors]
+        if not is_plain(given):
             return registered(*args)
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            return direct.apply(*args)
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
+            return direct.apply(*given, args[tensors:])
         return implementation(*args)
 
     return call
@@ -94,17 +96,22 @@ def _undefined_stay_undefined(
 
 
 def _direct(
-    name: str, implementation: Callable, backward: Callable, setup_context: Callable
+    name: str, tensors: int, implementation: Callable, backward: Callable, setup_context: Callable
 ) -> type[torch.autograd.Function]:
-    """The operator as an autograd function."""
+    """The operator as an autograd function of its tensors and one tuple of all other arguments:
+    torch looks at every argument several times."""
 
     # one function, not `setup_context` apart: torch would bind the arguments by name on every call
     def forward(ctx, *args: object) -> object:
+        args = (*args[:tensors], *args[tensors])
         output = implementation(*args)
         setup_context(ctx, args, output)
         return output
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    def derivative(ctx, *grads: Tensor | None) -> tuple:
+        return *backward(ctx, *grads)[:tensors], None
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(derivative)}
     return type(name, (torch.autograd.Function,), members)
 
 
@@ -129,7 +136,7 @@ def _will_run(node: object) -> bool:
         return True
 
 
-def is_plain(args: tuple[object, ...]) -> bool:
+def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether nothing but autograd needs to see this call.
 
     Not plain: torch.compile, export and JIT tracing, fake and other modes, meta tensors, tensor
@@ -141,7 +148,7 @@ def is_plain(args: tuple[object, ...]) -> bool:
         or torch._C._len_torch_function_stack()
         or torch._C._get_tracing_state() is not None
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or any(isinstance(a, Tensor) and (type(a) not in _PLAIN or a.is_meta) for a in args)
+        or any(t is not None and (type(t) not in _PLAIN or t.is_meta) for t in tensors)
     )
 
 
