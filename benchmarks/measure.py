@@ -51,6 +51,8 @@ def build(row: Row, plan: Plan, evict: Evict, names: list[str] | None = None) ->
 
 def count_rounds(row: Row, rounds: Rounds, plan: Plan) -> int:
     """As many rounds as fit into the plan, from one round that warms everything up."""
+    if row.least_rounds == 1:  # minutes a call: warmed up while it was checked
+        return 1
     rounds.run(1)
     cost = sum(phases["total"][0] for phases in rounds.seconds.values())
     rounds.seconds.clear()

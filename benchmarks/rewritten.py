@@ -46,9 +46,15 @@ def bias_act(
     gain: float = math.sqrt(2),
     clamp: float | None = None,
 ) -> Tensor:
-    """act(x + b)·g = act(g·x + g·b): the gain rides on the addition, the activation is in place."""
+    """act(x + b)·g = act(g·x + g·b): the gain rides on the addition, the activation is in place.
+
+    Not behind a linear layer: Inductor makes one addmm of both and loses alpha (torch 2.13; the
+    issue pytorch/pytorch#167313 has the like).
+    """
     if bias is None:
         y = x * gain
+    elif x.ndim == 2:
+        y = (x + bias.to(x.dtype)).mul_(gain)
     else:
         bias = (bias * gain).to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
         y = torch.add(bias, x, alpha=gain)
@@ -160,6 +166,10 @@ def _map(vectors: Tensor, regions: Tensor | None, size: tuple[int, int]) -> Tens
     if regions is None:
         return vectors[:, :, None, None]
     planes = F.adaptive_avg_pool2d(regions.to(vectors.dtype), size)
+    if torch.compiler.is_compiling():
+        # fused, and right: with the product below Inductor (torch 2.13, CPU) hands on no gradient
+        # through the bilinear enlargement that the generator adds to the layer's result
+        return (planes[:, :, None] * vectors[..., None, None]).sum(1)
     return torch.einsum("nkhw,nkc->nhwc", planes, vectors).permute(0, 3, 1, 2)  # channels_last
 
 

@@ -105,15 +105,19 @@ def make_trainer(
     trainer.ema = Ema(trainer.painters, train.ema_half_life_kimg, train.ema_rampup)
     if column == "compiled":
         compile_networks(trainer.nets.as_dict().values())
-        eager = torch.compiler.set_stance("force_eager")  # torch.compile has no double backward
-        penalties = trainer.method.r1_terms
-        trainer.method.r1_terms = lambda *a: _within(eager, penalties, *a)
+        trainer.method.r1_terms = _eager(trainer.method.r1_terms)
     return trainer
 
 
-def _within(context, function: Callable, *arguments: object) -> object:
-    with context:
-        return function(*arguments)
+def _eager(function: Callable) -> Callable:
+    """What torch.compile cannot do: it has no double backward."""
+
+    def run(*arguments: object) -> object:
+        # made here: `set_stance` holds from the moment it is made
+        with torch.compiler.set_stance("force_eager"):
+            return function(*arguments)
+
+    return run
 
 
 def compile_networks(networks) -> None:

@@ -56,3 +56,28 @@ def test_operations_are_those_of_convolutions_and_products():
     image, weight = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 3, 3)
     step = columns.Step(lambda: torch.nn.functional.conv2d(image, weight), weight=0.5)
     assert columns.operations(step) == 0.5 * 2 * (2 * 6 * 6) * 5 * 27
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its own, while it compiles
+def test_the_compiled_column_compiles_all_but_r1(monkeypatch):
+    """`set_stance` holds from the moment it is made, which once left everything eager."""
+    monkeypatch.setattr(columns, "compiled", lambda function: function)  # it sets global options
+    graphs = []
+    backend = lambda graph, inputs: graphs.append(graph) or graph.forward
+    double = torch.compile(lambda x: 2 * x, backend=backend)
+    trainer = columns.make_trainer(networks.preset("demo"), "compiled", torch.float32)
+    double(torch.ones(1))
+    assert len(graphs) == 1
+    trainer.method.nets.discriminator.forward = lambda image: double(image).sum((1, 2, 3))
+    trainer.method.r1_terms(torch.zeros(2, 3, 64, 64), networks.random_source())
+    assert len(graphs) == 1
+    double(torch.ones(2))
+    assert len(graphs) == 2
+
+
+def test_a_common_iteration_has_no_r1():
+    row = networks.TrainingRow("demo", 2, title="training step", common=True)
+    steps, answers = row.calls("ours", torch.float32)
+    assert [step.weight for step in steps] == [1.0]
+    found = answers()
+    assert "d_real" in found and "reconstruction" in found and "r1" not in found
