@@ -158,19 +158,18 @@ def _linear_derivative(ctx, wanted, cotangents) -> list[Tensor | None]:
     p, q, r = (cotangents[INPUT_NAMES.index(name)] for name in ("x", "weight", "bias"))
     slopes = ctx.settings[Settings._fields.index("activation") : -1]
     linear = ctx.settings._replace(activation="linear", gain=1.0, clamp=None)
-    rest = (styles, *[None] * 5, filter, *linear)
+    rest = (styles, *[None] * 5, filter)
 
     def gradient(name: str, x: Tensor, weight: Tensor) -> Tensor:
-        dv, _ = bias_act_backward(dy, y, *slopes, [True, False])
         needs = [n == name for n in INPUT_NAMES]
-        grads = modulated_conv2d_backward(dv, dv, x, weight, *rest, needs)
+        grads = modulated_conv2d_backward(dy, y, x, weight, *rest, *ctx.settings, needs)
         return grads[INPUT_NAMES.index(name)]
 
     answer: list[Tensor | None] = [None] * (INPUTS + 2)
     if wanted[0]:
         parts = [
-            None if p is None else modulated_conv2d(p, weight, *rest),
-            None if q is None else modulated_conv2d(x, q, *rest),
+            None if p is None else modulated_conv2d(p, weight, *rest, *linear),
+            None if q is None else modulated_conv2d(x, q, *rest, *linear),
             None if r is None else along_channels(r, 4).to(dy.dtype).expand_as(dy),
         ]
         parts = [part for part in parts if part is not None]
