@@ -13,7 +13,7 @@ the registered operator.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -115,17 +115,20 @@ def _direct(
     return type(name, (torch.autograd.Function,), members)
 
 
-def needed(ctx: object, count: int) -> list[bool]:
+def needed(ctx: object, count: int, costly: Sequence[int] | None = None) -> list[bool]:
     """Which of the first inputs this backward pass needs a gradient of.
 
     `ctx.needs_input_grad` knows which inputs have one; in `torch.autograd.grad(y, [x])`, as R1
-    calls it, the weights' are computed for nobody. The engine knows what it will run.
+    calls it, the weights' are computed for nobody. The engine knows what it will run. Asked about a
+    leaf that was asked for it raises, which costs more than a small kernel: so only inputs whose
+    gradients are `costly` (default all) are asked about, the others count as needed.
     """
     needs = list(ctx.needs_input_grad)
     nodes = [node for node, _ in getattr(ctx, "next_functions", ()) if node is not None]
     if len(nodes) == sum(needs):
-        runs = map(_will_run, nodes)
-        needs = [need and next(runs) for need in needs]
+        places = [i for i, need in enumerate(needs) if need]
+        for i, node in zip(places, nodes, strict=True):
+            needs[i] = not (costly is None or i in costly) or _will_run(node)
     return needs[:count]
 
 

@@ -93,7 +93,7 @@ def test_gradients_are_those_of_torch_s_own_double_backward(backend, monkeypatch
         ours = gradients()
     monkeypatch.setattr(_convolution, "_plain", lambda: True)
     for module in (bias_act, modulated_conv2d):
-        monkeypatch.setattr(module, "needed", lambda ctx, n: list(ctx.needs_input_grad[:n]))
+        monkeypatch.setattr(module, "needed", lambda ctx, n, **_: list(ctx.needs_input_grad[:n]))
     with use_backend("reference"):
         torchs = gradients()
     assert sum(g is not None and bool(g.any()) for g in ours) > len(ours) / 3

@@ -38,7 +38,7 @@ def _save_forward(ctx, inputs, output) -> None:
 
 def _forward_derivative(ctx, dy: Tensor):
     (y,) = ctx.saved_tensors
-    needs = needed(ctx, 2)
+    needs = needed(ctx, 2, costly=(1,))
     dx, dbias = bias_act_backward(dy, y, *ctx.settings, needs)
     return (
         dx if needs[0] else None,

@@ -24,6 +24,7 @@ INPUT_NAMES = (
     "x", "weight", "styles", "regions_in", "regions_out", "noise", "noise_strength", "bias",
 )  # fmt: skip
 INPUTS = len(INPUT_NAMES)
+COSTLY = (1, 2)  # gradients worth leaving out where x's alone is asked for: weight and styles
 
 _TENSORS = (
     "Tensor x, Tensor weight, Tensor styles, Tensor? regions_in, Tensor? regions_out,"
@@ -54,7 +55,7 @@ def _save_forward(ctx, inputs, output) -> None:
 
 
 def _forward_derivative(ctx, dy: Tensor):
-    needs = needed(ctx, INPUTS)
+    needs = needed(ctx, INPUTS, costly=COSTLY)
     grads = modulated_conv2d_backward(dy, *ctx.saved_tensors, *ctx.settings, needs)
     grads = [g if need else None for g, need in zip(grads, needs, strict=True)]
     return *grads, None, *[None] * len(ctx.settings)
