@@ -49,6 +49,18 @@ struct Plain {
     for (std::int64_t i = 0; i < width; ++i) p[i] = static_cast<T>(v[i]);
   }
 
+  // Element at[i] of p, below width (pick_near) or twice that (pick_far).
+  struct Index {
+    const std::int32_t* at;
+  };
+  static RWM_INLINE Index index(const std::int32_t* at) { return {at}; }
+  static RWM_INLINE Plain pick_far(const A* p, Index i) {
+    Plain r;
+    for (std::int64_t k = 0; k < width; ++k) r.v[k] = p[i.at[k]];
+    return r;
+  }
+  static RWM_INLINE Plain pick_near(const A* p, Index i) { return pick_far(p, i); }
+
   friend RWM_INLINE Plain operator+(Plain a, Plain b) { return {a.v + b.v}; }
   friend RWM_INLINE Plain operator-(Plain a, Plain b) { return {a.v - b.v}; }
   friend RWM_INLINE Plain operator*(Plain a, Plain b) { return {a.v * b.v}; }
@@ -129,6 +141,14 @@ struct F32 {
     for (std::int64_t i = 0; i < count; ++i) p[i].bits = raw[i];
   }
 
+  using Index = __m256i;
+  static RWM_INLINE Index index(const std::int32_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+  static RWM_INLINE F32 pick_near(const float* p, Index i) { return {_mm256_permutevar8x32_ps(_mm256_loadu_ps(p), i)}; }
+  static RWM_INLINE F32 pick_far(const float* p, Index i) {  // a permutation reads three bits, a blend the uppermost
+    const __m256 second = _mm256_castsi256_ps(_mm256_slli_epi32(i, 28));
+    return {_mm256_blendv_ps(pick_near(p, i).v, pick_near(p + 8, i).v, second)};
+  }
+
   friend RWM_INLINE F32 operator+(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 operator-(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 operator*(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -202,6 +222,13 @@ struct F32 {
   template <class T>
   RWM_INLINE void store(T* p, std::int64_t count) const {
     _mm256_mask_storeu_epi16(p, mask(count), narrow(p));
+  }
+
+  using Index = __m512i;
+  static RWM_INLINE Index index(const std::int32_t* at) { return _mm512_loadu_si512(at); }
+  static RWM_INLINE F32 pick_near(const float* p, Index i) { return {_mm512_permutexvar_ps(i, _mm512_loadu_ps(p))}; }
+  static RWM_INLINE F32 pick_far(const float* p, Index i) {
+    return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), i, _mm512_loadu_ps(p + 16))};
   }
 
   friend RWM_INLINE F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }

@@ -22,20 +22,28 @@ struct Band {
   std::vector<A> weight;                   // [rows][taps]
 };
 
+// u_j = (2j + 1)/S − 1, where a patch samples a box that spans [−1, 1].
+inline std::vector<double> sample_points(std::int64_t size) {
+  std::vector<double> u(size);
+  const double samples = static_cast<double>(size);
+  for (std::int64_t j = 0; j < size; ++j) u[j] = static_cast<double>(2 * j + 1) / samples - 1;
+  return u;
+}
+
 // Row j: the two pixels around the sampling point of output j. They may be pixels −1 and `extent`,
 // which are outside and read as zero. A point farther out, or not finite, has no inputs.
 template <class A>
-Band<A> sampling(double centre, double half, std::int64_t outputs, std::int64_t extent) {
-  Band<A> band;
+void sampling(double centre, double half, const std::vector<double>& points, std::int64_t extent,
+              Band<A>& band) {
+  const std::int64_t outputs = static_cast<std::int64_t>(points.size());
   band.taps = 2;
   band.start.assign(outputs, 0);
   band.count.assign(outputs, 0);
   band.weight.assign(2 * outputs, A(0));
-  const double limit = static_cast<double>(extent), samples = static_cast<double>(outputs);
+  const double limit = static_cast<double>(extent);
   std::int64_t low = extent, high = 0;
   for (std::int64_t j = 0; j < outputs; ++j) {
-    const double u = static_cast<double>(2 * j + 1) / samples - 1;
-    const double x = ((centre + half * u + 1) * limit - 1) / 2;
+    const double x = ((centre + half * points[j] + 1) * limit - 1) / 2;
     if (!(x > -1 && x < limit)) continue;                            // also where x is not a number
     const std::int64_t left = static_cast<std::int64_t>(x + 1) - 1;  // rounded down: x + 1 > 0
     const double right_weight = x - static_cast<double>(left);
@@ -49,7 +57,6 @@ Band<A> sampling(double centre, double half, std::int64_t outputs, std::int64_t 
   band.low = low;
   band.pixels = std::max<std::int64_t>(0, high - low);
   for (std::int64_t j = 0; j < outputs; ++j) band.start[j] -= band.count[j] ? low : 0;
-  return band;
 }
 
 // Row x: the samples that touch pixel low + x, for the pixels inside the image.

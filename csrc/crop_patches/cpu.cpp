@@ -1,17 +1,14 @@
 // crop_patches and its adjoint on the CPU.
 //
-// Both are two band matrices (bands.h) applied to a plane: first along y, which is a weighted sum
-// of whole rows, then along x. The second is made of whole vectors too, by working on eight rows at
-// a time: their sums are transposed in registers, so that the eight values at one x lie side by
-// side and share a weight. Where channels are innermost and many, they take the place of the eight
-// rows.
+// Both are two band matrices (bands.h) applied to planes, Y · plane · Xᵀ, by the same kernels (kernels.h): a patch is such a product of the
+// image, and the adjoint adds up such products of the patches, with the transposed bands.
 //
-// The image is read in place. The adjoint gathers: every pixel of the gradient is summed in float32
-// or better, over the patches in order, and written once; the result does not depend on the number
-// of threads.
+// The image is read in place. The adjoint gathers: every pixel of the gradient is summed in float32 or better, over the patches in order, a
+// few rows at a time that stay in the cache; the result does not depend on the number of threads.
 #include <algorithm>
 #include <cstdint>
-#include <memory>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "common/dtype.h"
@@ -19,14 +16,17 @@
 #include "common/parallel.h"
 #include "common/registry.h"
 #include "crop_patches/bands.h"
-#include "crop_patches/rows.h"
+#include "crop_patches/plan.h"
+
+#define RWM_KERNELS "crop_patches/kernels.h"
+#include "common/each_isa.h"
 
 namespace {
 using namespace rwm;
 using namespace rwm::crop_patches;
 
-constexpr std::int64_t kGrain = 1 << 14;   // numbers written by a thread's piece, at least
-constexpr std::int64_t kManyChannels = 8;  // innermost channels that fill a vector by themselves
+constexpr std::int64_t kGrain = 1 << 14;      // numbers written by a thread's piece, at least
+constexpr std::int64_t kMostOfRow = 1 << 30;  // plans count along a row in 32 bits
 
 // A plane is what shares its rows: a channel, or all channels where they are innermost.
 struct Shape {
@@ -36,7 +36,6 @@ struct Shape {
   std::int64_t patch_row() const { return size * inner; }
   std::int64_t image_plane() const { return height * image_row(); }
   std::int64_t patch_plane() const { return size * patch_row(); }
-  bool many_channels() const { return inner >= kManyChannels; }
 };
 
 std::vector<double> boxes_as_double(Pointer boxes, int dtype, std::int64_t count) {
@@ -51,158 +50,177 @@ std::vector<double> boxes_as_double(Pointer boxes, int dtype, std::int64_t count
   return values;
 }
 
-// Rows first … first + 7 of a patch as sums of image rows; what is outside the image is left out.
-template <class T, class A>
-void image_rows(const Shape& s, const Band<A>& y, const T* plane, std::int64_t first,
-                std::int64_t size, RowSums<T, A>& rows) {
-  rows.start(2, size);
-  for (std::int64_t i = first; i < std::min(first + kLanes, s.size); ++i) {
-    if (!y.count[i]) continue;
-    const std::int64_t top = y.low + y.start[i];
-    const std::int64_t begin = std::max<std::int64_t>(0, top), end = std::min(s.height, top + 2);
-    rows.set(i - first, plane + begin * s.image_row(), s.image_row(),
-             y.weight.data() + 2 * i + begin - top, end - begin);
-  }
+template <class A>
+std::int64_t vector_lanes() {
+  std::int64_t lanes = 0;
+  RWM_EACH_ISA(A, crop_lanes<A>(lanes));
+  return lanes;
 }
 
+// Asks for numbers before they are needed: rows of windows are too short for the processor's prefetchers. Always inlined, and so is what
+// calls it: GCC takes a function that only prefetches for one without effects, and leaves out the call.
 template <class T>
-struct Scratch {
-  using A = accumulate_t<T>;
-  RowSums<T, A> rows;
-  std::vector<A> line, sums;
+RWM_INLINE void prefetch(const T* from, const T* end) {
+  for (; from < end; from += 64 / sizeof(T)) __builtin_prefetch(from);
+}
 
-  // Room for eight rows, where no vector crosses a cache line.
-  A* buffer(const Columns<A>& columns) {
-    constexpr std::size_t kCacheLine = 64;
-    std::size_t size = columns.room * kLanes * sizeof(A) + kCacheLine;
-    if (bytes.size() < size) bytes.resize(size);
-    void* start = bytes.data();
-    return static_cast<A*>(std::align(kCacheLine, size - kCacheLine, start, size));
+// Applies plans, a block of rows at a time.
+template <class T>
+class Blocks {
+ public:
+  using A = accumulate_t<T>;
+
+  // Rows [begin, end) of the product, and `soon(i, n)` before the i-th of n blocks.
+  template <bool Add, class U, class Soon>
+  void run(const PlanView<A>& plan, const T* plane, std::int64_t begin, std::int64_t end, U* out, std::int64_t stride,
+           const Soon& soon) {
+    const std::int64_t block = start(plan), blocks = num_chunks(end - begin, block);
+    for (std::int64_t i = 0; i < blocks; ++i) {
+      soon(i, blocks);
+      const std::int64_t first = begin + i * block, rows = std::min(block, end - first);
+      const T* zeros = zeros_.data();
+      A* lines = lines_.data();
+      U* to = out + i * block * stride;
+      RWM_EACH_ISA(A, crop_fill_lines(plan, plane, zeros, first, rows, lines + plan.before);
+                   (crop_columns<Add, U>(plan, static_cast<const A*>(lines), rows, to, stride)));
+    }
   }
 
  private:
-  std::vector<unsigned char> bytes;
+  static constexpr std::int64_t kLines = 4096, kMost = 8;  // numbers in all lines, which stay in the nearest cache; lines
+
+  std::int64_t start(const PlanView<A>& plan) {
+    const std::int64_t block = std::min(kMost, std::max<std::int64_t>(1, kLines / plan.room));
+    lines_.resize(std::max<std::size_t>(lines_.size(), block * plan.room));
+    zeros_.resize(std::max<std::size_t>(zeros_.size(), plan.in), T(0));
+    for (std::int64_t r = 0; r < block; ++r) {
+      A* line = lines_.data() + r * plan.room;
+      std::fill(line, line + plan.before, A(0));
+      std::fill(line + plan.before + plan.in, line + plan.room, A(0));
+    }
+    return block;
+  }
+
+  std::vector<A> lines_;
+  std::vector<T> zeros_;
 };
 
-// Asks for a window of a plane before it is needed: its rows are too short for the processor's prefetchers.
+// Crops patch after patch.
 template <class T>
-void prefetch_window(const T* corner, std::int64_t stride, std::int64_t rows, std::int64_t size) {
-  constexpr std::int64_t kLine = 64 / sizeof(T);
-  for (std::int64_t r = 0; r < rows; ++r, corner += stride) {
-    for (std::int64_t e = 0; e < size; e += kLine) __builtin_prefetch(corner + e);
-  }
-}
+class Cropper {
+ public:
+  using A = accumulate_t<T>;
 
-template <class T, class A = accumulate_t<T>>
-void crop(const Shape& s, const double* box, const T* image, T* patch, Scratch<T>& scratch) {
-  const Band<A> x = sampling<A>(box[0], box[2], s.size, s.width);
-  const Band<A> y = sampling<A>(box[1], box[3], s.size, s.height);
-  // The window inside the image; empty where no point is inside, for x.low is the width then. It is
-  // widened to whole vectors if the image is large enough.
-  std::int64_t left = std::max<std::int64_t>(0, x.low);
-  std::int64_t inputs = std::max<std::int64_t>(0, std::min(s.width, x.low + x.pixels) - left);
-  const std::int64_t whole = num_chunks(inputs, kLanes) * kLanes;
-  if (whole <= s.width && !s.many_channels()) inputs = whole;
-  left = std::min(left, s.width - inputs);
-  const std::int64_t step = s.many_channels() ? 1 : kLanes;
-  Columns<A> columns;
-  if (!s.many_channels()) columns = Columns<A>(x, s.inner, inputs, x.pixels ? x.low - left : 0);
-  A* const buffer = scratch.buffer(columns);
-  const std::int64_t top = std::min(s.height, std::max<std::int64_t>(0, y.low));
-  const std::int64_t tall = std::max<std::int64_t>(0, std::min(s.height, y.low + y.pixels) - top);
-  const std::int64_t window = top * s.image_row() + left * s.inner;
-  prefetch_window(image + window, s.image_row(), tall, inputs * s.inner);
-  for (std::int64_t c = 0; c < s.planes; ++c, image += s.image_plane(), patch += s.patch_plane()) {
-    if (c + 1 < s.planes) {
-      prefetch_window(image + s.image_plane() + window, s.image_row(), tall, inputs * s.inner);
+  explicit Cropper(const Shape& shape) : s_(shape), points_(sample_points(shape.size)), lanes_(vector_lanes<A>()) {}
+
+  void operator()(const double* box, const T* image, T* patch) {
+    sampling(box[0], box[2], points_, s_.width, x_);
+    sampling(box[1], box[3], points_, s_.height, y_);
+    // The window inside the image; empty where no point is inside, for low is the extent then.
+    const std::int64_t left = std::max<std::int64_t>(0, x_.low), top = std::max<std::int64_t>(0, y_.low);
+    const std::int64_t wide = std::min(s_.width, x_.low + x_.pixels) - left, tall = std::min(s_.height, y_.low + y_.pixels) - top;
+    if (wide <= 0 || tall <= 0) {
+      std::fill_n(patch, s_.planes * s_.patch_plane(), T(0));
+      return;
     }
-    for (std::int64_t i = 0; i < s.size; i += step) {
-      image_rows(s, y, image + left * s.inner, i, inputs * s.inner, scratch.rows);
-      T* const out = patch + i * s.patch_row();
-      if (s.many_channels()) {
-        scratch.sums.assign(s.patch_row(), A(0));
-        one_row(scratch.rows, x, s.inner, inputs, left - x.low, scratch.line, scratch.sums.data());
-        run_best<Convert<T, A>>(static_cast<const A*>(scratch.sums.data()), out, s.patch_row());
-      } else {
-        eight_rows<false>(scratch.rows, columns, buffer, out, s.patch_row(),
-                          std::min(kLanes, s.size - i));
-      }
+    const auto prefetch_window = [&](std::int64_t plane, std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
+      if (plane >= s_.planes) return;
+      const T* row = image + plane * s_.image_plane() + (top + begin) * s_.image_row() + left * s_.inner;
+      for (std::int64_t r = begin; r < end; ++r, row += s_.image_row()) prefetch(row, row + wide * s_.inner);
+    };
+    prefetch_window(0, 0, tall);
+    plan_.set(y_, y_.low, s_.height, x_, x_.low - left, wide, s_.inner, left * s_.inner, s_.image_row());
+    plan_.set_vectors(lanes_);
+    const PlanView<A> plan = plan_.view();
+    for (std::int64_t c = 0; c < s_.planes; ++c) {
+      blocks_.template run<false>(plan, image + c * s_.image_plane(), 0, s_.size, patch + c * s_.patch_plane(), s_.patch_row(),
+                                  [&](std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
+                                    prefetch_window(c + 1, tall * i / n, tall * (i + 1) / n);
+                                  });
     }
   }
-}
 
-// The transposed bands of one box.
+ private:
+  const Shape s_;
+  const std::vector<double> points_;
+  const std::int64_t lanes_;
+  Band<A> x_, y_;
+  Plan<A> plan_;
+  Blocks<T> blocks_;
+};
+
+// Where the samples of one patch go: a product, and the corner of its result.
 template <class A>
 struct Window {
-  Band<A> x, y;
-  Columns<A> columns;
+  std::int64_t top = 0, rows = 0, left = 0;
+  Plan<A> plan;
 
   Window() = default;
-  Window(const Shape& s, const double* box)
-      : x(transposed(sampling<A>(box[0], box[2], s.size, s.width), s.width)),
-        y(transposed(sampling<A>(box[1], box[3], s.size, s.height), s.height)) {
-    if (!s.many_channels()) columns = Columns<A>(x, s.inner, s.size, 0);
-  }
-
-  bool meets(std::int64_t first, std::int64_t count) const {
-    return x.pixels > 0 && first < y.low + y.pixels && first + count > y.low;
+  Window(const Shape& s, const std::vector<double>& points, std::int64_t lanes, const double* box) {
+    Band<A> band;
+    sampling(box[1], box[3], points, s.height, band);
+    const Band<A> y = transposed(band, s.height);
+    sampling(box[0], box[2], points, s.width, band);
+    const Band<A> x = transposed(band, s.width);
+    top = y.low, left = x.low * s.inner;
+    plan.set(y, 0, s.size, x, 0, s.size, s.inner, 0, s.patch_row());
+    plan.set_vectors(lanes);
+    rows = plan.empty() ? 0 : y.pixels;
   }
 };
 
-// Rows first … first + 7 of the image as sums of patch rows.
-template <class T, class A>
-void patch_rows(const Shape& s, const Band<A>& y, const T* plane, std::int64_t first,
-                RowSums<T, A>& rows) {
-  rows.start(y.taps, s.patch_row());
-  const std::int64_t begin = std::max(first, y.low);
-  for (std::int64_t i = begin; i < std::min(first + kLanes, y.low + y.pixels); ++i) {
-    const std::int64_t o = i - y.low;
-    rows.set(i - first, plane + y.start[o] * s.patch_row(), s.patch_row(), y.weight.data() + o * y.taps,
-             y.count[o]);
-  }
-}
+// Computes rows of the image's gradient.
+template <class T>
+class Uncropper {
+ public:
+  using A = accumulate_t<T>;
 
-// Asks for the patch rows that `count` rows of the image need, of all patches at once: one after the
-// other, each would wait for memory by itself.
-template <class T, class A>
-void prefetch_patch_rows(const Shape& s, const Window<A>* windows, const T* patches,
-                         std::int64_t first, std::int64_t count) {
-  for (std::int64_t p = 0; p < s.patches; ++p) {
-    const Window<A>& window = windows[p];
-    if (!window.meets(first, count)) continue;
-    const Band<A>& y = window.y;
-    const std::int64_t top = std::max(first, y.low) - y.low;
-    const std::int64_t bottom = std::min(first + count, y.low + y.pixels) - y.low - 1;
-    const T* plane = patches + p * s.planes * s.patch_plane();
-    const std::int64_t rows = y.start[bottom] + y.count[bottom] - y.start[top];
-    prefetch_window(plane + y.start[top] * s.patch_row(), s.patch_row(), rows, s.patch_row());
-  }
-}
+  explicit Uncropper(const Shape& shape) : s_(shape) {}
 
-// `count` rows of one plane of the image's gradient: up to eight, or one of many channels.
-template <class T, class A = accumulate_t<T>>
-void uncrop(const Shape& s, const Window<A>* windows, const T* patches, T* image,
-            std::int64_t first, std::int64_t count, Scratch<T>& scratch) {
-  const std::int64_t stride = s.image_row() + kLanes;
-  scratch.sums.assign(stride * kLanes, A(0));
-  if (!s.many_channels()) prefetch_patch_rows(s, windows, patches, first, count);
-  for (std::int64_t p = 0; p < s.patches; ++p) {
-    const Window<A>& window = windows[p];
-    if (!window.meets(first, count)) continue;
-    patch_rows(s, window.y, patches + p * s.planes * s.patch_plane(), first, scratch.rows);
-    A* const out = scratch.sums.data() + window.x.low * s.inner;
-    if (s.many_channels()) {
-      one_row(scratch.rows, window.x, s.inner, s.size, 0, scratch.line, out);
+  // Rows [first, last) of a plane, from its patches.
+  void operator()(const Window<A>* windows, const T* patches, T* image, std::int64_t first, std::int64_t last) {
+    const std::int64_t size = (last - first) * s_.image_row();
+    image += first * s_.image_row();
+    if constexpr (std::is_same_v<T, A>) {
+      add(windows, patches, first, last, image);
     } else {
-      A* const buffer = scratch.buffer(window.columns);
-      eight_rows<true>(scratch.rows, window.columns, buffer, out, stride, count);
+      sums_.resize(size);
+      add(windows, patches, first, last, sums_.data());
+      RWM_EACH_ISA(A, crop_convert(static_cast<const A*>(sums_.data()), image, size));
     }
   }
-  for (std::int64_t r = 0; r < count; ++r) {
-    run_best<Convert<T, A>>(static_cast<const A*>(scratch.sums.data()) + r * stride,
-                            image + (first + r) * s.image_row(), s.image_row());
+
+ private:
+  void add(const Window<A>* windows, const T* patches, std::int64_t first, std::int64_t last, A* out) {
+    std::fill_n(out, (last - first) * s_.image_row(), A(0));
+    const auto next = [&](std::int64_t p) {  // patch from p on that meets these rows
+      while (p < s_.patches && std::max(first, windows[p].top) >= std::min(last, windows[p].top + windows[p].rows)) ++p;
+      return p;
+    };
+    for (std::int64_t p = next(0), q = 0; p < s_.patches; p = q) {
+      q = next(p + 1);
+      const T *soon = patches, *soon_end = patches;
+      if (q < s_.patches) {
+        const Window<A>& w = windows[q];
+        const auto range = w.plan.input_of(std::max(first, w.top) - w.top, std::min(last, w.top + w.rows) - w.top);
+        const T* plane = patches + q * s_.planes * s_.patch_plane();
+        soon = plane + range.first, soon_end = plane + range.second;
+      }
+      const auto prefetch_next = [&](std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
+        const std::int64_t size = soon_end - soon;
+        prefetch(soon + size * i / n, soon + size * (i + 1) / n);
+      };
+      const Window<A>& w = windows[p];
+      const std::int64_t begin = std::max(first, w.top), end = std::min(last, w.top + w.rows);
+      blocks_.template run<true>(w.plan.view(), patches + p * s_.planes * s_.patch_plane(), begin - w.top, end - w.top,
+                                 out + (begin - first) * s_.image_row() + w.left, s_.image_row(), prefetch_next);
+    }
   }
-}
+
+  const Shape s_;
+  Blocks<T> blocks_;
+  std::vector<A> sums_;
+};
 
 // Both sides have a pixel in every plane, or there is nothing to sample and nowhere to gather.
 Shape shape_of(std::int64_t images, std::int64_t patches, std::int64_t channels,
@@ -210,6 +228,8 @@ Shape shape_of(std::int64_t images, std::int64_t patches, std::int64_t channels,
                Pointer image, Pointer crops) {
   const char* const op = "crop_patches";
   check(std::min({channels, height, width, size}) > 0, op, ": planes must have pixels");
+  const std::int64_t row = elements(op, {std::max(width, size), channels_last ? channels : 1});
+  check(row < kMostOfRow, op, ": rows must have fewer than ", kMostOfRow, " numbers");
   present(op, elements(op, {images, channels, height, width}), {image});
   present(op, elements(op, {images, patches, channels, size, size}), {crops});
   return {images, patches, channels_last ? 1 : channels, channels_last ? channels : 1, height,
@@ -229,10 +249,10 @@ void forward(Pointer image, Pointer boxes, Pointer patches, std::int64_t images,
     const std::int64_t patch_size = s.planes * s.patch_plane();
     const std::int64_t grain = std::max<std::int64_t>(1, kGrain / patch_size);
     parallel_for(0, images * num_patches, grain, [&](std::int64_t begin, std::int64_t end) {
-      Scratch<T> scratch;
+      Cropper<T> crop(s);
       for (std::int64_t i = begin; i < end; ++i) {
-        crop(s, corners.data() + 4 * i, as<const T>(image) + i / num_patches * image_size,
-             as<T>(patches) + i * patch_size, scratch);
+        crop(corners.data() + 4 * i, as<const T>(image) + i / num_patches * image_size,
+             as<T>(patches) + i * patch_size);
       }
     });
   });
@@ -248,20 +268,22 @@ void adjoint(Pointer patches, Pointer boxes, Pointer image, std::int64_t images,
   dispatch(static_cast<DType>(dtype), "crop_patches", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
+    const std::vector<double> points = sample_points(size);
+    const std::int64_t lanes = vector_lanes<A>();
     std::vector<Window<A>> windows(images * num_patches);
     parallel_for(0, images * num_patches, 16, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) windows[i] = Window<A>(s, corners.data() + 4 * i);
+      for (std::int64_t i = begin; i < end; ++i) windows[i] = Window<A>(s, points, lanes, corners.data() + 4 * i);
     });
-    const std::int64_t step = s.many_channels() ? 1 : kLanes, blocks = num_chunks(height, step);
-    const std::int64_t grain = std::max<std::int64_t>(1, kGrain / (step * s.image_row()));
-    parallel_for(0, images * s.planes * blocks, grain, [&](std::int64_t begin, std::int64_t end) {
-      Scratch<T> scratch;
+    // Pieces of a plane that stay in the cache while patch after patch is added to them.
+    const std::int64_t rows = std::min(height, std::max<std::int64_t>(1, kGrain / s.image_row()));
+    const std::int64_t pieces = num_chunks(height, rows);
+    parallel_for(0, images * s.planes * pieces, 1, [&](std::int64_t begin, std::int64_t end) {
+      Uncropper<T> uncrop(s);
       for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t first = i % blocks * step, plane = i / blocks, n = plane / s.planes;
+        const std::int64_t first = i % pieces * rows, plane = i / pieces, n = plane / s.planes;
         const std::int64_t patch_plane = n * num_patches * s.planes + plane % s.planes;
-        uncrop(s, windows.data() + n * num_patches, as<const T>(patches) + patch_plane * s.patch_plane(),
-               as<T>(image) + plane * s.image_plane(), first, std::min(step, height - first),
-               scratch);
+        uncrop(windows.data() + n * num_patches, as<const T>(patches) + patch_plane * s.patch_plane(),
+               as<T>(image) + plane * s.image_plane(), first, std::min(height, first + rows));
       }
     });
   });
