@@ -126,6 +126,7 @@ def plot(results: dict, path: Path) -> None:
     """Bars: how many times faster than each other column, on a logarithmic axis; 1 = level."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     rows = [row for row in results["rows"] if "skipped" not in row][::-1]
     figure = Figure(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
@@ -142,8 +143,11 @@ def plot(results: dict, path: Path) -> None:
         axes.barh(places, medians, 0.24, xerr=[low, high], label=name, error_kw={"lw": 0.8})
     axes.axvline(1, color="black", lw=0.8)
     axes.set(xscale="log", xlabel="times faster than", yticks=range(len(rows)))
+    axes.set_ylim(-0.8, len(rows) - 0.2)
+    axes.xaxis.set_major_formatter(LogFormatter())  # 10, not 10 to a power
+    axes.xaxis.set_minor_formatter(LogFormatter())
     axes.set_yticklabels([label(row) for row in rows], fontsize=8)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside upper right", ncols=len(ORDER))
     figure.savefig(path, dpi=110)
 
 
