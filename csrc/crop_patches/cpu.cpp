@@ -1,7 +1,7 @@
 // crop_patches and its adjoint on the CPU.
 //
-// Both are two band matrices (bands.h) applied to planes, Y · plane · Xᵀ, by the same kernels (kernels.h): a patch is such a product of the
-// image, and the adjoint adds up such products of the patches, with the transposed bands.
+// Both are two band matrices (bands.h) applied to planes, Y · plane · Xᵀ, by the same kernels (kernels.h): a patch is such a product of
+// the image, and the adjoint adds up such products of the patches, with the transposed bands.
 //
 // The image is read in place. The adjoint gathers: every pixel of the gradient is summed in float32 or better, over the patches in order, a
 // few rows at a time that stay in the cache; the result does not depend on the number of threads.
@@ -79,10 +79,7 @@ class Blocks {
       soon(i, blocks);
       const std::int64_t first = begin + i * block, rows = std::min(block, end - first);
       const T* zeros = zeros_.data();
-      A* lines = lines_.data();
-      U* to = out + i * block * stride;
-      RWM_EACH_ISA(A, crop_fill_lines(plan, plane, zeros, first, rows, lines + plan.before);
-                   (crop_columns<Add, U>(plan, static_cast<const A*>(lines), rows, to, stride)));
+      RWM_EACH_ISA(A, crop_rows<Add>(plan, plane, zeros, lines_.data(), first, rows, out + i * block * stride, stride));
     }
   }
 
@@ -229,7 +226,7 @@ Shape shape_of(std::int64_t images, std::int64_t patches, std::int64_t channels,
   const char* const op = "crop_patches";
   check(std::min({channels, height, width, size}) > 0, op, ": planes must have pixels");
   const std::int64_t row = elements(op, {std::max(width, size), channels_last ? channels : 1});
-  check(row < kMostOfRow, op, ": rows must have fewer than ", kMostOfRow, " numbers");
+  check(row < kMostOfRow, op, ": rows must have fewer than ", kMostOfRow, " numbers, got ", row);
   present(op, elements(op, {images, channels, height, width}), {image});
   present(op, elements(op, {images, patches, channels, size, size}), {crops});
   return {images, patches, channels_last ? 1 : channels, channels_last ? channels : 1, height,

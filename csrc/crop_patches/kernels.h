@@ -94,13 +94,19 @@ RWM_INLINE void crop_vector(const P& p, std::int64_t e, const A* lines, std::int
   }
 }
 
-// `rows` rows of the output from their lines.
 template <bool Add, class U, class A, class P>
 void crop_columns(const P& p, const A* lines, std::int64_t rows, U* out, std::int64_t stride) {
   using V = Vec<A>;
   std::int64_t e = 0;
   for (; e + V::width <= p.out; e += V::width) crop_vector<Add, V>(p, e, lines, rows, out, stride, All{});
   if (e < p.out) crop_vector<Add, V>(p, e, lines, rows, out, stride, p.out - e);
+}
+
+// Rows first, first + 1, … of the output, `stride` elements apart; `lines` has room for as many.
+template <bool Add, class T, class U, class A, class P>
+void crop_rows(const P& p, const T* plane, const T* zeros, A* lines, std::int64_t first, std::int64_t rows, U* out, std::int64_t stride) {
+  crop_fill_lines(p, plane, zeros, first, rows, lines + p.before);
+  crop_columns<Add>(p, static_cast<const A*>(lines), rows, out, stride);
 }
 
 template <class A>

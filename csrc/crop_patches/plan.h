@@ -13,16 +13,16 @@ namespace rwm::crop_patches {
 
 constexpr std::int64_t kWidest = 16;  // numbers of a vector
 
-// Tap k of row o reads the input row at row_from[k·rows + o], −1 for none; tap k of element e of a row reads element from[e] + k·step of a
-// line, which is an input row between zeros.
+// Tap k of row o reads the input row at row_from[k·rows + o], −1 for none. Tap k of element e of vector v of a row reads element
+// base[v] + at[e] + k·step of a line, which is an input row between zeros.
 template <class A>
 struct PlanView {
-  const std::int64_t *row_from, *from;
-  const A *row_weight, *weight;               // [row_taps][rows], [taps][padded]
-  const std::int64_t *base, *reach;           // of each vector of outputs: its first element and how far the others lie from it
-  const std::int32_t* at;                     // [padded] elements, from the base
-  std::int64_t rows, row_taps, taps, step, out, padded;
-  std::int64_t before, in, room;              // of a line: zeros, an input row, zeros
+  const std::int64_t* row_from;
+  const A *row_weight, *weight;                          // [row_taps][rows], [taps][padded]
+  const std::int64_t *base, *reach;                      // reach: the largest at[e] of the vector
+  const std::int32_t* at;                                // [padded]
+  std::int64_t rows, row_taps, taps, step, out, padded;  // out: elements of a row; padded: to whole vectors of any width
+  std::int64_t before, in, room;                         // of a line: zeros in front, elements of an input row, all with zeros behind
 };
 
 // Keeps its memory when it is made anew.
@@ -51,7 +51,7 @@ class Plan {
 
   PlanView<A> view() const {
     PlanView<A> v = v_;
-    v.row_from = row_from_.data(), v.row_weight = row_weight_.data(), v.from = from_.data(), v.weight = weight_.data();
+    v.row_from = row_from_.data(), v.row_weight = row_weight_.data(), v.weight = weight_.data();
     v.base = base_.data(), v.reach = reach_.data(), v.at = at_.data();
     return v;
   }

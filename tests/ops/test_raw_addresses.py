@@ -121,6 +121,16 @@ def test_a_missing_buffer_is_refused(name):
             refused(name, values)
 
 
+@pytest.mark.parametrize("sizes", [(1 << 30, S, False), (W, 1 << 30, False), (1 << 28, S, LAST)])
+@pytest.mark.parametrize("name", ["crop_patches_forward", "crop_patches_adjoint"])
+def test_rows_that_plans_cannot_count_are_refused(name, sizes):
+    values, tensors = right_call(name)
+    width, size, last = sizes
+    values[5:10] = 4, 1, width, size, last  # channels, height; no buffer is touched
+    with pytest.raises(ValueError, match="rows must have fewer than 1073741824 numbers, got 10737"):
+        getattr(_extension.cpu(), name)(*values)
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_what_may_be_missing_is_not_read(name):
     for place in OPTIONAL.get(name, ()):
