@@ -24,6 +24,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from rwm_fast.ops import _torch_private
+
 OPS = ("modulated_conv2d", "masked_l1", "crop_patches", "bias_act", "upfirdn2d")
 NAMES = ("native", "triton", "reference")
 _MODULES = {"native": "native", "triton": "triton_kernels", "reference": "reference"}
@@ -61,14 +63,15 @@ _HANDED = "rwm_fast_backend"
 
 
 def _hand_on(name: str | None) -> None:
-    torch._C._stash_obj_in_tls(_HANDED, (threading.get_ident(), name))
+    _torch_private.stash(_HANDED, (threading.get_ident(), name))
 
 
 def _handed() -> str | None:
     """What was asked for in the thread that called autograd, in a thread that autograd made."""
-    if not torch._C._is_key_in_tls(_HANDED):
+    handed = _torch_private.stashed(_HANDED)
+    if handed is None:
         return None
-    thread, name = torch._C._get_obj_in_tls(_HANDED)
+    thread, name = handed
     return None if thread == threading.get_ident() else name
 
 
