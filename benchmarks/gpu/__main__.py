@@ -86,7 +86,7 @@ def begin(a: argparse.Namespace, place: Cuda | Cpu) -> Store:
 
 def run(a: argparse.Namespace, store: Store, end: float) -> None:
     """All parts, each until it is finished or its time is over."""
-    several = 1 if a.tiny else max(1, min(8, (os.cpu_count() or 1) // 2))
+    several = 1 if a.tiny else max(1, min(15, (os.cpu_count() or 1) - 1))
     outside = Outside(store, a.out, several)
     flags = ["--device", a.device, "--only", a.only]
     flags += ["--tiny"] * a.tiny + ["--no-compile"] * a.no_compile
