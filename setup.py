@@ -10,10 +10,10 @@ torch is not needed to build: kernels take raw pointers. Switches, all from the 
     CXX, CXXFLAGS, LDFLAGS, NVCC_CCBIN, MAX_JOBS    as usual
 
 pip hides what is printed here, so what was built, or why not, is kept in rwm_fast/_build_info.json.
-Nothing may raise before build_ext runs, or a mere question for metadata would fail.
+Editors find how in build/compile_commands.json. Nothing may raise before build_ext runs, or a mere
+question for metadata would fail.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -28,12 +28,11 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-PACKAGE = "rwm_fast"
 CSRC = Path("csrc")
 # Without a GPU to ask: PTX of 8.0 runs on every newer one, and one target takes a sixth of the time
-# of all. RWM_FAST_CUDA_ARCHS=all makes a module for others; 90a is 90 plus wgmma.
+# of all. (nvcc's own -arch=native makes no PTX, and code for an old GPU where there is none.)
 DEFAULT_ARCHS = "80"
-ALL_ARCHS = "80 86 89 90a 100 120"
+ALL_ARCHS = "80 86 89 90a 100 120"  # 90a is 90 plus wgmma
 # No -m flag: instruction sets are chosen at run time (csrc/common/isa.h). The math flags change no
 # result; they drop errno and traps, which forbid vectorising. -Wno-uninitialized: g++ 12's own
 # AVX-512 header trips it.
@@ -55,28 +54,24 @@ class BuildExt(build_ext):
         inplace = self.inplace or getattr(self, "editable_mode", False)
         # Python started in the source folder imports the package from there, installed or not: so
         # the modules are left there too, or it would run without them.
-        packages = [Path(PACKAGE)] + ([] if inplace else [Path(self.build_lib, PACKAGE)])
-        record = {}
-        with one_build_at_a_time():
-            for part, module, make in (("cpu", "_C", make_cpu), ("cuda", "_cuda", make_cuda)):
-                library = None
-                try:
-                    library, record[part] = make(module)
-                except Skipped as reason:
-                    record[part] = f"not built: {reason}"
-                for package in packages:
-                    put(library, package / (module + sysconfig.get_config_var("EXT_SUFFIX")))
-                print(f"{PACKAGE}.{module}: {record[part]}")
+        packages = [Path("rwm_fast")] + ([] if inplace else [Path(self.build_lib, "rwm_fast")])
+        Path("build").mkdir(exist_ok=True)
+        with open("build/.lock", "w") as lock:
+            if os.name != "nt":  # where nothing is compiled
+                import fcntl  # ninja does not notice another ninja in the same folder
+
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            cpu, cpu_words = obeying("RWM_FAST_EXT", make_cpu)
+            cuda, cuda_words = obeying("RWM_FAST_CUDA", make_cuda)
+            record = {"cpu": cpu_words, "cuda": cuda_words}
             for package in packages:
                 package.mkdir(parents=True, exist_ok=True)
+                put(cpu, package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}")
+                put(cuda, package / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}")
                 (package / "_build_info.json").write_text(json.dumps(record, indent=2) + "\n")
 
-    def get_source_files(self):
-        return sorted(str(path) for path in CSRC.rglob("*.*"))
-
     def get_outputs(self):
-        package = Path(self.build_lib, PACKAGE)
-        names = ("_C.*", "_cuda.*", "_build_info.json")
+        package, names = Path(self.build_lib, "rwm_fast"), ("_C.*", "_cuda.*", "_build_info.json")
         return [str(path) for name in names for path in package.glob(name)]
 
     def get_output_mapping(self):
@@ -86,106 +81,104 @@ class BuildExt(build_ext):
 def put(library, target):
     """Copy a module to its place, or remove the one there if there is none."""
     if library is None:
-        target.unlink(missing_ok=True)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
+        return target.unlink(missing_ok=True)
     # A new file, not a rewritten one: a running process may have the old one open.
     shutil.copy2(library, f"{target}.new")
     os.replace(f"{target}.new", target)
 
 
-def make_cpu(module):
-    """(library, "built with …") of the C++ module; a compiler that fails is an error."""
-    mode = switch("RWM_FAST_EXT")
-    if mode == "0":
-        raise Skipped("RWM_FAST_EXT=0")
+def obeying(switch, make):
+    """(library or None, sentence for the record): what make() says, as the switch wants it."""
+    mode = os.environ.get(switch) or "auto"
+    if mode not in ("auto", "1", "0"):
+        raise CompileError(f"{switch} must be auto, 1 or 0, got {mode!r}")
+    try:
+        if mode == "0":
+            raise Skipped(f"{switch}=0")
+        library, words = make()
+        words = f"built with {words}"
+    except Skipped as reason:
+        if mode == "1":
+            raise CompileError(f"{switch}=1: {reason}") from reason
+        library, words = None, f"not built: {reason}"
+    print(f"{make.__name__.removeprefix('make_')}: {words}")
+    return library, words
+
+
+def make_cpu():
+    """(library, compiler) of the C++ module; a compiler that fails is an error."""
     cxx = None if os.name == "nt" else find_cxx()
     if cxx is None:
-        reason = "no C++ compiler on PATH (c++, g++, clang++), and CXX is not set"
-        raise CompileError(f"RWM_FAST_EXT=1: {reason}") if mode == "1" else Skipped(reason)
-    tests = set(CSRC.glob("testing/*"))  # tests compile these themselves
-    sources = [CSRC / "bindings.cpp", *sorted(set(CSRC.glob("*/*.cpp")) - tests)]
-    flags = [*CXX_FLAGS.split(), *include_flags(), *words_of("CXXFLAGS")]
+        raise Skipped("no C++ compiler on PATH (c++, g++, clang++), and CXX is not set")
+    # Tests compile csrc/testing themselves.
+    sources = [p for p in sorted(CSRC.rglob("*.cpp")) if p.parent.name != "testing"]
+    sources.remove(CSRC / "bindings_cuda.cpp")
     strip = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-Wl,-s"]
     link = [*cxx, "-shared", *strip, *words_of("LDFLAGS")]
     try:
-        library = run_ninja(module, sources, [*cxx, *flags], link)
+        library = run_ninja("_C", sources, [*cxx, *CXX_FLAGS.split()], words_of("CXXFLAGS"), link)
     except subprocess.CalledProcessError as error:
-        hint = "see the compiler's messages above; RWM_FAST_EXT=0 installs without it"
+        hint = "see the compiler's messages above (Python.h is among Python's development files);"
+        hint += " RWM_FAST_EXT=0 installs without it"
         raise CompileError(f"the C++ module does not compile: {hint}") from error
-    return library, "built with " + output(*cxx, "--version").splitlines()[0]
+    return library, output(*cxx, "--version").splitlines()[0]
 
 
-def make_cuda(module):
-    """(library, "built with …") of the CUDA module; a failure is an error only if asked for."""
-    mode = switch("RWM_FAST_CUDA")
-    if mode == "0":
-        raise Skipped("RWM_FAST_CUDA=0")
+def make_cuda():
+    """(library, compiler and targets) of the CUDA module."""
+    if os.environ.get("RWM_FAST_EXT") == "0":
+        raise Skipped("RWM_FAST_EXT=0")
     try:
-        if switch("RWM_FAST_EXT") == "0":
-            raise CompileError("RWM_FAST_EXT=0")
-        kernels = sorted(CSRC.glob("*/*.cu"))
-        if not kernels:
-            raise CompileError("there are no CUDA sources in csrc")
         nvcc = find_nvcc()
         if nvcc is None:
-            raise CompileError("no nvcc in RWM_FAST_NVCC, CUDACXX, CUDA_HOME, CUDA_PATH, on PATH")
-        gencode, summary = cuda_targets(nvcc)
+            raise Skipped("no nvcc in RWM_FAST_NVCC, CUDACXX, CUDA_HOME, CUDA_PATH, on PATH")
+        gencode, words = cuda_targets(nvcc)
         host = ["-ccbin", os.environ["NVCC_CCBIN"]] if os.environ.get("NVCC_CCBIN") else []
-        flags = [*host, *NVCC_FLAGS.split(), *gencode, *include_flags()]
-        sources = [CSRC / "bindings_cuda.cpp", *kernels]
+        sources = [CSRC / "bindings_cuda.cpp", *sorted(CSRC.glob("*/*.cu"))]
         # nvcc links: it knows its own library folders. -nodlink: no device code crosses files.
-        link = [nvcc, *host, "-shared", "-nodlink", "-cudart", "static"]
-        library = run_ninja(module, sources, [nvcc, *flags], [*link, "-Xlinker", "-s"])
-        return library, summary
+        link = [nvcc, *host, "-shared", "-nodlink", "-cudart", "static", "-Xlinker", "-s"]
+        return run_ninja("_cuda", sources, [nvcc, *host, *NVCC_FLAGS.split()], gencode, link), words
     except (OSError, subprocess.CalledProcessError, CompileError) as error:
-        if mode == "1":
-            raise CompileError(f"RWM_FAST_CUDA=1: {error}") from error
         raise Skipped(str(error)) from error
 
 
 def cuda_targets(nvcc):
-    """nvcc's target flags, and the sentence for the build record."""
+    """nvcc's target flags, and the words for the build record."""
     own, inherited = os.environ.get("RWM_FAST_CUDA_ARCHS"), os.environ.get("TORCH_CUDA_ARCH_LIST")
-    spec = own or inherited or visible_gpus() or DEFAULT_ARCHS
-    spec = ALL_ARCHS if spec == "all" else spec
+    spec = ALL_ARCHS if own == "all" else own or inherited or visible_gpus() or DEFAULT_ARCHS
     known = set(re.findall(r"sm_(\d+)", output(nvcc, "--list-gpu-code")))
-    flags, names, notes = parse_archs(spec, known, strict=bool(own))
+    flags, names, notes = parse_archs(spec, known)
     release = re.search(r"release ([\d.]+)", output(nvcc, "--version"))[1]
-    return flags, "; ".join([f"built with nvcc {release} for {' '.join(names)}", *notes])
+    return flags, "; ".join([f"nvcc {release} for {' '.join(names)}", *notes])
 
 
-def parse_archs(spec, known, strict=True):
+def parse_archs(spec, known):
     """Targets of a list such as "8.0 sm_90a;100+PTX" -> (nvcc flags, names, notes).
 
-    known holds the numbers this nvcc compiles for; others are dropped with a note. The PTX of the
-    lowest target, at most 80, is always added: any newer or unlisted GPU then runs it. PTX of an
-    "a" or "f" target runs only there, so "+PTX" on one is refused, or dropped if not strict (the
-    list was written for torch).
+    What this nvcc does not know (`known` are its numbers) is dropped with a note, and so is the
+    "+PTX" of an "a" or "f" target: it would run only there. The PTX of the lowest target, at most
+    80, is always added: any newer or unlisted GPU then runs it.
     """
-    targets, ptx, notes = [], set(), []
+    targets, ptx, notes = {}, set(), []
     for word in re.split(r"[\s,;]+", spec.strip()):
         match = re.fullmatch(r"(?:sm_)?(\d+)(?:\.(\d))?([af]?)(\+PTX)?", word)
         if not match:
             raise CompileError(f"CUDA targets: cannot read {word!r} in {spec!r}")
-        number, special, wants_ptx = match[1] + (match[2] or ""), match[3], bool(match[4])
+        number, special = match[1] + (match[2] or ""), match[3]
         if number not in known:
             notes.append(f"{word} dropped, this nvcc does not know it")
             continue
-        if wants_ptx and special and strict:
-            raise CompileError(f"CUDA targets: {word}: PTX of sm_{number}{special} runs only there")
-        if wants_ptx and special:
+        targets[number + special] = int(number)
+        if match[4] and special:
             notes.append(f"+PTX of {word.removesuffix('+PTX')} dropped")
-        elif wants_ptx:
+        elif match[4]:
             ptx.add(int(number))
-        if number + special not in targets:
-            targets.append(number + special)
     if not targets:
         raise CompileError(f"CUDA targets: nothing left of {spec!r}: {'; '.join(notes)}")
-    ptx.add(min(80, *(int(target.rstrip("af")) for target in targets)))
-    flags = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets]
-    flags += [f"-gencode=arch=compute_{p},code=compute_{p}" for p in sorted(ptx)]
-    return flags, [f"sm_{t}" for t in targets] + [f"ptx{p}" for p in sorted(ptx)], notes
+    ptx.add(min(80, *targets.values()))
+    codes = [f"sm_{t}" for t in targets] + [f"compute_{p}" for p in sorted(ptx)]
+    flags = [f"-gencode=arch={code.replace('sm_', 'compute_')},code={code}" for code in codes]
+    return flags, [code.replace("compute_", "ptx") for code in codes], notes
 
 
 def visible_gpus():
@@ -195,7 +188,7 @@ def visible_gpus():
     except (OSError, subprocess.CalledProcessError):
         return ""
     found = sorted(set(re.findall(r"^\d+\.\d+$", lines, re.MULTILINE)))
-    return " ".join("9.0a" if capability == "9.0" else capability for capability in found)
+    return " ".join(found).replace("9.0", "9.0a")
 
 
 def find_cxx():
@@ -209,105 +202,54 @@ def find_cxx():
 
 def find_nvcc():
     """The path of nvcc, or None."""
-    for name in ("RWM_FAST_NVCC", "CUDACXX"):
-        if os.environ.get(name):
-            if not shutil.which(os.environ[name]):
-                raise CompileError(f"{name}={os.environ[name]}: there is no such program")
-            return os.environ[name]
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    for name in filter(os.environ.get, ("RWM_FAST_NVCC", "CUDACXX")):
+        if not shutil.which(os.environ[name]):
+            raise CompileError(f"{name}={os.environ[name]}: there is no such program")
+        return os.environ[name]
+    homes = filter(None, map(os.environ.get, ("CUDA_HOME", "CUDA_PATH")))
     places = [*(f"{home}/bin/nvcc" for home in homes), "nvcc", "/usr/local/cuda/bin/nvcc"]
     return next(filter(None, map(shutil.which, places)), None)
 
 
-def find_ninja():
-    with contextlib.suppress(ImportError):
-        import ninja
+def run_ninja(module, sources, command, flags, link):
+    """Compile and link what changed; returns the library's path.
 
-        program = shutil.which("ninja", path=ninja.BIN_DIR)
-        if program:
-            return program
-    program = shutil.which("ninja")
-    if not program:
-        raise CompileError("the build needs ninja: pip install ninja")
-    return program
-
-
-def include_flags():
-    """-isystem keeps pybind11 out of the depfiles, and the link gives it one name: a fresh build
-    environment with the same pybind11 rebuilds nothing."""
-    import pybind11
-
-    python = sysconfig.get_path("include")
-    if not Path(python, "Python.h").exists():
-        hint = "install Python's development files, or set RWM_FAST_EXT=0"
-        raise CompileError(f"there is no Python.h in {python}: {hint}")
-    link = workspace() / "pybind11"
-    fresh = Path(f"{link}.new")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(pybind11.get_include())
-    os.replace(fresh, link)
-    return [f"-I{CSRC}", "-isystem", str(link), "-isystem", python]
-
-
-def workspace():
-    """Where objects stay between builds: a folder for each Python and pybind11."""
+    Objects stay between builds, for each Python and pybind11. ninja keeps the command line of every
+    object, so a changed flag rebuilds, and its headers, so a changed header rebuilds what includes
+    it. -isystem keeps pybind11 out of those, and the link gives it one name: a fresh environment
+    with the same pybind11 rebuilds nothing.
+    """
     import pybind11
 
     python = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
-    path = Path("build", f"ninja-{python}-pybind11-{pybind11.__version__}")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def run_ninja(module, sources, compile_, link):
-    """Compile and link what changed; returns the library's path.
-
-    ninja keeps the command line of every object, so a changed flag rebuilds, and its headers, so a
-    changed header rebuilds what includes it.
-    """
-    folder = workspace() / module
-    folder.mkdir(exist_ok=True)
-    library = folder / f"{module}.so"
-    objects = [folder / f"{source}.o" for source in sources]
-    commands = {
-        "compile": f"{quoted(compile_)} -MMD -MF $out.d -c $in -o $out",
-        "link": f"{quoted(link)} $in -o $out",
-    }
-    lines = ["ninja_required_version = 1.5", f"builddir = {folder}"]
-    lines += ["rule compile", f"  command = {commands['compile']}"]
-    lines += ["  depfile = $out.d", "  deps = gcc"]
-    lines += ["rule link", f"  command = {commands['link']}"]
-    for source, obj in zip(sources, objects, strict=True):
-        lines.append(f"build {obj}: compile {source}")
-    lines.append(f"build {library}: link {' '.join(map(str, objects))}")
+    workspace = Path("build", f"ninja-{python}-pybind11-{pybind11.__version__}")
+    folder, headers = workspace / module, workspace / "pybind11"
+    folder.mkdir(parents=True, exist_ok=True)
+    headers.unlink(missing_ok=True)
+    headers.symlink_to(pybind11.get_include())
+    include = [f"-I{CSRC}", "-isystem", str(headers), "-isystem", sysconfig.get_path("include")]
+    commands = ([*command, *include, *flags], link)
+    compile_, link = (shlex.join(words).replace("$", "$$") for words in commands)
+    objects = [f"{folder / source}.o" for source in sources]
+    lines = [
+        f"builddir = {folder}",
+        f"rule compile\n  command = {compile_} -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d\n  deps = gcc",
+        f"rule link\n  command = {link} $in -o $out",
+        *(f"build {folder / source}.o: compile {source}" for source in sources),
+        f"build {folder}/{module}.so: link {' '.join(objects)}",
+    ]
     (folder / "build.ninja").write_text("\n".join(lines) + "\n")
     jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-    subprocess.run([find_ninja(), "-f", str(folder / "build.ninja"), *jobs], check=True)
-    return library
-
-
-def quoted(command):
-    """A command for the shell, with ninja's own sign escaped."""
-    return shlex.join(command).replace("$", "$$")
-
-
-@contextlib.contextmanager
-def one_build_at_a_time():
-    """ninja does not notice another ninja in the same folder."""
-    Path("build").mkdir(exist_ok=True)
-    with open("build/.lock", "w") as lock:
-        with contextlib.suppress(ImportError):  # Windows, where nothing is compiled
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def switch(name):
-    value = os.environ.get(name) or "auto"
-    if value not in ("auto", "1", "0"):
-        raise CompileError(f"{name} must be auto, 1 or 0, got {value!r}")
-    return value
+    ninja = shutil.which("ninja", path=sysconfig.get_path("scripts")) or shutil.which("ninja")
+    if ninja is None:
+        raise CompileError("the build needs ninja: pip install ninja")
+    files = sorted(workspace.glob("*/build.ninja"))
+    texts = [output(ninja, "-f", str(file), "-t", "compdb", "compile") for file in files]
+    entries = [entry for text in texts for entry in json.loads(text)]
+    Path("build/compile_commands.json").write_text(json.dumps(entries, indent=1))
+    subprocess.run([ninja, "-f", str(folder / "build.ninja"), *jobs], check=True)
+    return folder / f"{module}.so"
 
 
 def words_of(name):
@@ -320,5 +262,5 @@ def output(*command):
 
 if __name__ == "__main__":
     # One Extension stands for both modules: it makes the wheel specific to Python and platform.
-    module = Extension(f"{PACKAGE}._C", [])
+    module = Extension("rwm_fast._C", [])
     setup(license="MIT", ext_modules=[module], cmdclass={"build_ext": BuildExt})

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.timing import Seconds
+from benchmarks.machine import ROOT
+from benchmarks.measure import Seconds
 
-ROOT = Path(__file__).resolve().parent.parent
 Say = Callable[[str], None]
 
 
@@ -87,7 +87,7 @@ class Remote:
 
     def __post_init__(self):
         self.process = subprocess.Popen(
-            (sys.executable, str(ROOT / "benchmarks/worker.py"), str(self.folder)),
+            (sys.executable, str(ROOT / "benchmarks/worker.py"), "--package", str(self.folder)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -105,9 +105,9 @@ class Remote:
             return {"error": f"its process ended with status {self.process.wait()}"}
         return json.loads(reply)
 
-    def build(self, row: str, full: bool, threads: int) -> str | None:
+    def build(self, row: str, threads: int) -> str | None:
         """None, or why this version has no such column."""
-        return self.ask(do="build", row=row, full=full, threads=threads).get("error")
+        return self.ask(do="build", row=row, threads=threads).get("error")
 
     def measure(self) -> Seconds:
         reply = self.ask(do="measure")
@@ -122,9 +122,9 @@ class Remote:
 
 
 def build_all(
-    remotes: Mapping[str, Remote], row: str, full: bool, threads: int
+    remotes: Mapping[str, Remote], row: str, threads: int
 ) -> tuple[dict[str, Remote], dict[str, str]]:
     """The remote columns of a row, and the reasons of those that it lacks."""
-    reasons = {name: r.build(row, full, threads) for name, r in remotes.items()}
+    reasons = {name: remote.build(row, threads) for name, remote in remotes.items()}
     found = {name: remotes[name] for name, reason in reasons.items() if reason is None}
     return found, {name: reason for name, reason in reasons.items() if reason is not None}

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, machine, report
-from benchmarks.measure import Plan
-from benchmarks.timing import CPU, WALL
+from benchmarks import ceilings, compare, device, machine, measure, report
+from benchmarks.rows import row as rows_
+from benchmarks.store import Store
 
 KEPT = "memory kept"
 
 
 def thread_counts(text: str) -> list[int]:
     return [int(count) for count in text.split(",")]
+
+
+def pytest_configure(config):
+    config.option.showcapture = "no"  # torch.compile writes thousands of lines beside a failure
 
 
 def pytest_generate_tests(metafunc):
@@ -30,43 +35,51 @@ def pytest_addoption(parser):
     group.addoption("--threads", type=thread_counts, default=[1], help=text)
     group.addoption("--compare", metavar="REV", help="also our column of another git revision")
     group.addoption("--memory-kept", action="store_true", help="also ours with freed memory kept")
-    group.addoption("--results", metavar="PATH", help="write the results as JSON")
+    group.addoption("--results", metavar="PATH", type=Path, help="write the results as JSON")
+    text = "every row of every dtype once, small, on any CPU: a check, its times mean nothing"
+    group.addoption("--once", action="store_true", help=text)
 
 
 class Results:
     """Rows of one session, and the machine they were measured on."""
 
     def __init__(self, config):
-        self.full, self.threads = config.getoption("--full"), config.getoption("--threads")
-        self.evict = machine.Evict()
-        self.rows: list[dict] = []
-        self.compared: dict[str, str] = {}  # name of the column, commit
-        self.remotes = dict(self._remotes(config))
+        option = config.getoption
+        self.full, self.once = option("--full"), option("--once")
+        self.store = Store()
+        self.store.path = option("--results")
+        self.devices = {n: device.Cpu(n) for n in option("--threads")}
+        compared = {rev: compare.commit_of(rev) for rev in [option("--compare")] if rev}
+        say = config.pluginmanager.get_plugin("terminalreporter").write_line
+        trees = {rev: (compare.tree_of(commit, say), {}) for rev, commit in compared.items()}
+        if option("--memory-kept"):
+            trees[KEPT] = machine.package_folder(), machine.KEEP_MEMORY
+        self.remotes = {name: compare.Remote(*how) for name, how in trees.items()}
+        self.begin(compared)
 
-    def _remotes(self, config):
-        """Columns of other processes by name."""
-        revision = config.getoption("--compare")
-        if revision:
-            self.compared[revision] = compare.commit_of(revision)
-            say = config.pluginmanager.get_plugin("terminalreporter").write_line
-            yield revision, compare.Remote(compare.tree_of(self.compared[revision], say), {})
-        if config.getoption("--memory-kept"):
-            yield KEPT, compare.Remote(machine.package_folder(), machine.KEEP_MEMORY)
+    def begin(self, compared: dict[str, str]) -> None:
+        facts, versions = machine.cpu(), machine.software()
+        now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        run = {"started": now, "commit": machine.commit(machine.package_folder())}
+        run |= {"device": facts, "software": versions, "compared": compared}
+        self.store.begin({**versions, "name": facts["name"]}, run)
 
-    def plan(self, threads: int) -> Plan:
-        return Plan(full=self.full, threads=threads)
+    def plan(self) -> measure.Plan:
+        brief = {"seconds": 0.0, "least_rounds": 1, "most_rounds": 1} if self.once else {}
+        return measure.Plan(full=self.full, **brief)
 
-    def as_dict(self) -> dict:
-        measured = lambda n: machine.ceilings(self.evict, n, CPU if n == 1 else WALL)
-        first, *others = self.threads
-        return {
-            "version": 1,
-            **machine.facts(),
-            "ceilings": measured(first),
-            "ceilings_by_threads": {str(n): measured(n) for n in others},
-            "compared": self.compared,
-            "rows": self.rows,
-        }
+    def put(self, row, threads: int, result: dict) -> None:
+        self.store.put(row.group, report.named(row.name, threads), result)
+
+    def measure_ceilings(self) -> None:
+        for threads, place in self.devices.items():
+            for each in ceilings.ceilings(place, tiny=self.once):
+                found = measure.rate_of(each, self.plan(), place)
+                self.store.put("ceilings", report.named(each.name, threads), found)
+
+    def close(self) -> None:
+        for remote in self.remotes.values():
+            remote.close()
 
 
 _RESULTS = pytest.StashKey[Results]()
@@ -75,22 +88,23 @@ _RESULTS = pytest.StashKey[Results]()
 @pytest.fixture(scope="session")
 def results(request):
     config = request.config
-    try:
-        config.stash[_RESULTS] = Results(config)
-    except compare.CannotCompare as error:
-        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
-    yield config.stash[_RESULTS]
-    for remote in config.stash[_RESULTS].remotes.values():
-        remote.close()
+    with contextlib.ExitStack() as stack:
+        if config.getoption("--once"):
+            stack.enter_context(device.matrix_units())
+            rows_.COMPILE = False  # it takes seconds a row
+        try:
+            config.stash[_RESULTS] = Results(config)
+        except compare.CannotCompare as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+        yield config.stash[_RESULTS]
+        config.stash[_RESULTS].close()
 
 
 def pytest_terminal_summary(terminalreporter, config):
     results = config.stash.get(_RESULTS, None)
-    if results is None or not results.rows:
+    if results is None or not results.store.data["parts"]:
         return
-    found = report.checked(results.as_dict())
-    path = config.getoption("--results")
-    if path:
-        Path(path).write_text(json.dumps(found, indent=1) + "\n")
+    results.measure_ceilings()
+    found = report.checked(results.store.data)
     terminalreporter.section("rwm_fast against other ways to compute the same")
     terminalreporter.write_line(report.markdown(found))

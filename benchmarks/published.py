@@ -3,12 +3,13 @@
 Written from the formulas, with the habits of widely used StyleGAN2-type and Swapping Autoencoder
 code: a weight tensor an image and a grouped convolution, a blur with the channels folded into the
 batch, images expanded once a patch, masks multiplied into images. Each function takes the arguments
-of ours; tests/harness shows that they compute the same.
+of ours; tests/benchmarks shows that they compute the same.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -145,16 +146,19 @@ def conv2d_bias_act(
     weight: Tensor,
     bias: Tensor | None,
     *,
-    weight_gain: float,
-    borders: tuple[int, int],
+    padding: Sequence[int],
     down: int = 1,
     resample_filter: Tensor | None = None,
+    weight_gain: float = 1.0,
     activation: str = "linear",
     gain: float = 1.0,
 ) -> Tensor:
     """Blur, convolution with a stride, bias and activation, each a call of its own."""
-    before, after = borders
+    left, _, top, _ = padding
     if resample_filter is not None:
-        x, before = upfirdn2d(x, resample_filter, padding=[before, after, before, after]), 0
-    y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=before)
+        reach = down_borders(len(resample_filter), down, 0)
+        borders = [p + r for p, r in zip(padding, reach, strict=True)]
+        x = upfirdn2d(x, resample_filter, padding=borders)
+        left = top = 0
+    y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=(top, left))
     return bias_act(y, bias, activation=activation, gain=gain)

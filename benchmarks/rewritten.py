@@ -9,7 +9,7 @@ functions are the truth that every column is checked against.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -192,18 +192,21 @@ def conv2d_bias_act(
     weight: Tensor,
     bias: Tensor | None,
     *,
-    weight_gain: float,
-    borders: tuple[int, int],
+    padding: Sequence[int],
     down: int = 1,
     resample_filter: Tensor | None = None,
+    weight_gain: float = 1.0,
     activation: str = "linear",
     gain: float = 1.0,
 ) -> Tensor:
     """An encoder's or discriminator's layer; the filter is depthwise."""
-    before, after = borders
+    left, _, top, _ = padding
     if resample_filter is not None:
         early = down if weight.shape[-1] == 1 else 1
-        x = upfirdn2d(x, resample_filter, down=early, padding=[before, after, before, after])
-        before, down = 0, down // early
-    y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=before)
+        reach = down_borders(len(resample_filter), down, 0)
+        borders = [p + r for p, r in zip(padding, reach, strict=True)]
+        x = upfirdn2d(x, resample_filter, down=early, padding=borders)
+        left = top = 0
+        down //= early
+    y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=(top, left))
     return bias_act(y, bias, activation=activation, gain=gain)

@@ -1,39 +1,46 @@
 """One benchmark a row: `pytest benchmarks --benchmark-only`.
 
 pytest-benchmark shows the wall time of our column; the comparison with the other columns comes from
-interleaved rounds and is printed as a table at the end (`benchmarks.report`).
+interleaved rounds and is printed as a table at the end (`benchmarks.report`). With `--once` every
+row is run once, small, on any CPU: a check that all of them can be measured.
 """
 
 import pytest
 
 from benchmarks.compare import build_all
-from benchmarks.measure import measure, skipped
-from benchmarks.rows import all_rows
+from benchmarks.measure import measure
+from benchmarks.rows import OURS, all_rows
 
 # torch.compile imports parts of torch that warn about others
 pytestmark = pytest.mark.filterwarnings("default")
-ROWS = {row.name: row for row in all_rows()}
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_row(name, threads, results, benchmark):
-    row, plan = ROWS[name], results.plan(threads)
-    if row.full and not plan.full:
+def pytest_generate_tests(metafunc):
+    once = metafunc.config.getoption("--once")
+    found = list(all_rows(once))
+    metafunc.parametrize("row", found, ids=[row.name for row in found])
+
+
+def test_row(row, threads, results, benchmark):
+    if row.full and not results.full and not results.once:
         pytest.skip("only with --full")
     reason = row.skip()
     if reason:
-        results.rows.append(skipped(row, plan, reason))
+        results.put(row, threads, {"dtype": row.dtype, "threads": threads, "skipped": reason})
         pytest.skip(reason)
 
-    def drive(rounds, count, ours):
+    def drive(rounds, count):
         """Our turns are pytest-benchmark's rounds; the other columns run between them."""
         rounds.plan(count)
         benchmark.pedantic(
-            rounds.turn, setup=lambda: rounds.until(ours), rounds=count, iterations=1
+            rounds.turn, setup=lambda: rounds.until(OURS), rounds=count, iterations=1
         )
         rounds.finish()
+        return count
 
-    extra, lacking = build_all(results.remotes, name, plan.full, threads)
-    result = measure(row, plan, results.evict, extra=extra, runner=drive)
+    device = results.devices[threads]
+    extra, lacking = build_all(results.remotes, row.name, threads)
+    more = {"extra": extra, "runner": drive, "strict": True}
+    result = measure(row, results.plan(), device, **more)
     result["missing"] |= lacking
-    results.rows.append(result)
+    results.put(row, threads, result)

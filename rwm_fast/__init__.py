@@ -6,8 +6,6 @@ Names are imported when they are first used: `import rwm_fast` costs nothing and
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -17,6 +15,7 @@ _HOMES = {
     "masked_l1": "rwm_fast.ops.masked_l1",
     "crop_patches": "rwm_fast.ops.crop_patches",
     "sample_boxes": "rwm_fast.ops.crop_patches",
+    "conv2d_bias_act": "rwm_fast.ops.conv2d_bias_act",
     "bias_act": "rwm_fast.ops.bias_act",
     "upfirdn2d": "rwm_fast.ops.upfirdn2d",
     "use_backend": "rwm_fast.ops._dispatch",
@@ -27,7 +26,6 @@ _HOMES = {
     "PatchDiscriminator": "rwm_fast.models.discriminators",
     "RegionEditor": "rwm_fast.models.editor",
     "Config": "rwm_fast.config",
-    "train": "rwm_fast.training.run",
     "build_info": "rwm_fast._build",
 }
 
@@ -44,12 +42,12 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from rwm_fast.ops._dispatch import explain as explain
     from rwm_fast.ops._dispatch import use_backend as use_backend
     from rwm_fast.ops.bias_act import bias_act as bias_act
+    from rwm_fast.ops.conv2d_bias_act import conv2d_bias_act as conv2d_bias_act
     from rwm_fast.ops.crop_patches import crop_patches as crop_patches
     from rwm_fast.ops.crop_patches import sample_boxes as sample_boxes
     from rwm_fast.ops.masked_l1 import masked_l1 as masked_l1
     from rwm_fast.ops.modulated_conv2d import modulated_conv2d as modulated_conv2d
     from rwm_fast.ops.upfirdn2d import upfirdn2d as upfirdn2d
-    from rwm_fast.training.run import train as train
 
 
 def __getattr__(name: str) -> object:
@@ -62,14 +60,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """Importing the command `rwm_fast.train` would put that module in place of the function."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -66,7 +66,7 @@ class ModelConfig:
     patch_hidden: Ints = (2048, 2048, 1024)  # base: hidden layers that judge a pair of features
     patch_aggregate: bool = True  # base: targets are judged against the mean reference patch
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.type is int or f.type is Ints:
@@ -123,7 +123,7 @@ class ModelConfig:
     @property
     def code_stride(self) -> int:
         """Image pixels per pixel of the content code."""
-        return self.fold * 2 ** (len(self.encoder_channels) - 1)
+        return self.fold << (len(self.encoder_channels) - 1)
 
     @property
     def stride(self) -> int:
@@ -160,7 +160,7 @@ class LossConfig:
     content_jitter: float = 0.0  # ours: colour mixing of what the content branch sees, 0 = off
     content_jitter_keep: float = 0.2  # ours: share of pictures that keep their colours under it
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.type is int:
@@ -191,7 +191,7 @@ class MaskConfig:
     area: Pair = (0.05, 0.70)  # ours: share of the image that is 1, before inversion
     invert: float = 0.5  # ours: probability of exchanging inside and outside
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         weights = (self.rectangle, self.ellipse, self.stroke, self.half_plane, self.blob)
         _require(
             min(weights) >= 0 and sum(weights) > 0,
@@ -220,7 +220,7 @@ class DataConfig:
     pool: int = 6000  # ours: landscapes drawn once and kept
     workers: int = 2  # ours: loader processes for pictures on disk
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require(self.resize >= 1, f"data.resize must be positive, got {self.resize}")
         _require(self.pool >= 1, f"data.pool must be positive, got {self.pool}")
         _require(self.workers >= 0, f"data.workers must not be negative, got {self.workers}")
@@ -238,7 +238,7 @@ class DataConfig:
 class TrainConfig:
     """Steps, optimisers and the clock: images seen, 1 kimg = 1000 images."""
 
-    batch: int = 16  # base: images per iteration over all processes, even (styles swap in pairs)
+    batch: int = 16  # base: images per iteration, even (styles swap in pairs)
     kimg: float = 25_000.0  # base: length of a run
     seconds: float = 0.0  # ours: time budget, ends the run and drives its schedules; 0 = none
     quick_seconds: float = 0.0  # ours: time budget under --quick, 0 = the preset has no quick form
@@ -256,7 +256,7 @@ class TrainConfig:
     decay_floor: float = 0.02  # ours: factor on the rates at the end of that fall
     ema_half_life_kimg: float = 10.0  # StyleGAN2: of the averaged weights used for pictures, export
     ema_rampup: float = 0.05  # StyleGAN2-ADA: half-life at most this share of the images so far
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # ours: bf16 where matrix units take it
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # ours: bf16 on CUDA since Ampere
     device: str = "auto"  # ours: CUDA when there is one
     threads: int = 0  # ours: CPU threads, 0 = torch's choice
     seed: int = 0  # ours: of everything random
@@ -266,7 +266,7 @@ class TrainConfig:
     checkpoint_kimg: float = 500.0  # ours: kimg between checkpoints
     keep_checkpoints: int = 2  # ours: older ones are removed, 0 = keep all
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require(
             self.batch >= 2 and self.batch % 2 == 0,
             f"train.batch must be even (styles swap in pairs), got {self.batch}",
@@ -297,7 +297,7 @@ class Config:
     mask: MaskConfig = field(default_factory=MaskConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         size, resize = self.model.image_size, self.data.resize
         _require(
             not self.data.sources or resize >= size,
@@ -318,7 +318,8 @@ class Config:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"config: not valid JSON ({error})") from None
-        return _parse(Config, values, "config")
+        config: Config = _parse(Config, values, "config")
+        return config
 
     def quick(self) -> "Config":
         """The two-minute form of a preset that has one."""
@@ -332,10 +333,10 @@ class Config:
         return replace(self, train=train)
 
 
-def _parse(kind, value, where: str):
+def _parse(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
     """`value`, as read from JSON, as `kind`: a dataclass or one of the field types above."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         _require(isinstance(value, dict), f"{where}: expected an object, got {value!r}")
         kinds = typing.get_type_hints(kind)
         unknown = ", ".join(sorted(set(value) - set(kinds)))
@@ -347,11 +348,9 @@ def _parse(kind, value, where: str):
         return value
     if origin is tuple:
         _require(isinstance(value, list), f"{where}: expected a list, got {value!r}")
-        kinds = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
-        _require(
-            len(value) == len(kinds), f"{where}: expected {len(kinds)} values, got {len(value)}"
-        )
-        return tuple(_parse(k, v, where) for k, v in zip(kinds, value, strict=True))
+        each = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
+        _require(len(value) == len(each), f"{where}: expected {len(each)} values, got {len(value)}")
+        return tuple(_parse(k, v, where) for k, v in zip(each, value, strict=True))
     accepted = (int, float) if kind is float else kind
     _require(
         isinstance(value, accepted) and isinstance(value, bool) == (kind is bool),

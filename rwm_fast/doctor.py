@@ -2,7 +2,7 @@
 
 Prints versions, CPU features, GPUs, what the installation built, and which backends serve each
 operator. Exit status 0, or 1 if something is broken: a module that was built and does not load, an
-operator that fails or whose answer is not the reference's.
+operator that fails or whose answer is not that of its eager backend.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ import torch
 from torch import Tensor
 
 import rwm_fast
-from rwm_fast.ops import _dispatch, _extension
+from rwm_fast.ops import _dispatch, _extension, _torch_private
 
-PACKAGES = (
-    "torch", "triton", "numpy", "pillow", "safetensors", "tqdm", "tyro", "matplotlib", "gradio",
-)  # fmt: skip
-OPTIONAL = {"triton": "GPU kernels", "gradio": "python -m rwm_fast.app"}
+PACKAGES = ("torch", "triton", "numpy", "pillow", "safetensors", "tqdm", "tyro", "matplotlib")
+OPTIONAL = {"triton": "GPU kernels"}
 # Flags of /proc/cpuinfo.
 CPU_FEATURES = {"AVX2": "avx2", "AVX-512": "avx512f", "AMX-bf16": "amx_bf16"}
 # Relative to the largest element: a few roundings of the dtype. Wrong answers are off by far more.
@@ -59,7 +57,8 @@ def versions(problems: list[str]) -> Iterator[str]:
     yield f"python {platform.python_version()}, {platform.platform()}"
     for name in PACKAGES:
         try:
-            yield f"{name} {metadata.version(name)}"
+            # Which build of torch it is (2.14.1+cu130) only torch says.
+            yield f"{name} {torch.__version__ if name == 'torch' else metadata.version(name)}"
         except metadata.PackageNotFoundError:
             if name in OPTIONAL:
                 yield f"{name} not installed (optional: {OPTIONAL[name]})"
@@ -115,12 +114,12 @@ def native(problems: list[str]) -> Iterator[str]:
             problems.append(f"{name}: {error}")
             continue
         if extension.broken:
-            problems.append(extension.reason)
+            problems.append(str(extension.reason))
         elif extension.module is None and build[part].startswith("built"):
             yield f"{name}: not usable, {extension.reason}"
         elif name == "_C" and extension.module is not None:
             pool = "torch's (torch_parallel_for found)"
-            if not _extension.torch_function("torch_parallel_for"):
+            if not _torch_private.c_function("torch_parallel_for"):
                 pool = "none, kernels run in one thread (this torch has no torch_parallel_for)"
             yield f"{name}: instruction set {extension.module.isa()}, thread pool: {pool}"
 
@@ -148,6 +147,13 @@ def samples(device: str, dtype: torch.dtype) -> dict[str, dict[str, object]]:
         },
         "crop_patches": {"image": draw(1, 3, 16, 16), "boxes": boxes, "size": 8},
         "bias_act": {"x": draw(1, 8, 8, 8), "bias": draw(8)},
+        "conv2d_bias_act": {
+            "x": draw(1, 8, 8, 8),
+            "weight": draw(8, 8, 3, 3),
+            "bias": draw(8),
+            "padding": 1,
+            "activation": "lrelu",
+        },
         "upfirdn2d": {"x": draw(1, 3, 8, 8), "filter": draw(4).float(), "up": 2, "padding": 2},
     }
 
@@ -156,15 +162,16 @@ def operators(problems: list[str]) -> Iterator[str]:
     """The operator × backend table, then the reason of every "no"."""
     wanted = _dispatch.requested() or "auto"
     yield f"backend asked for: {wanted}; yes = serves the call, yes* = is used for it"
-    yield " ".join(("operator".ljust(17), "device", "dtype   ", *_dispatch.NAMES)).rstrip()
+    yield " ".join(("operator".ljust(17), "device", "dtype   ", *_dispatch.names())).rstrip()
     reasons: dict[str, int] = {}
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    for op, device, dtype in itertools.product(_dispatch.OPS, devices, AGREEMENT):
+    ops = (*_dispatch.OPS, *_dispatch.MADE_OF)
+    for op, device, dtype in itertools.product(ops, devices, AGREEMENT):
         cells = row(op, samples(device, dtype)[op], dtype, reasons, problems)
         name = str(dtype).removeprefix("torch.")
         yield f"{op:17} {device:6} {name:8} {cells}".rstrip()
     if "cuda" not in devices:
-        for op in _dispatch.OPS:
+        for op in ops:
             yield f"{op:17} cuda   all      {row_without_gpu(op, reasons)}".rstrip()
     yield from (f"[{number}] {reason}" for reason, number in reasons.items())
 
@@ -177,7 +184,7 @@ def row(op: str, arguments: dict, dtype: torch.dtype, reasons: dict, problems: l
         problems.append(f"{op}: {error!r}")
         return "fails"
     cells = []
-    for name in _dispatch.NAMES:
+    for name in _dispatch.names():
         answer = answers.get(name, f"{op} has no {name} backend")
         serves = answer == "used" or answer.startswith("supported")
         if serves:
@@ -192,20 +199,22 @@ def row(op: str, arguments: dict, dtype: torch.dtype, reasons: dict, problems: l
 def row_without_gpu(op: str, reasons: dict) -> str:
     """What a GPU would meet here besides its absence: a module not built, a package missing."""
     cells = []
-    for name in _dispatch.NAMES:
-        missing = _extension.why_not_cuda() if name == "native" else None
-        module = _dispatch._module(op, name)
-        missing = module if isinstance(module, str) else missing
+    there = _dispatch._ways_on(op, torch.device("cuda"))
+    for name in _dispatch.names():
+        backend = there.get(name, f"{op} has no {name} backend there")
+        missing = backend if isinstance(backend, str) else None
+        if name == "native":
+            missing = missing or _extension.why_not_cuda()
         answer = f"{why_no_gpu()}; {missing}" if missing else why_no_gpu()
         cells.append(f"no[{reasons.setdefault(answer, len(reasons) + 1)}]".ljust(len(name)))
     return " ".join(cells)
 
 
 def disagreement(op: str, name: str, arguments: dict, dtype: torch.dtype) -> list[str]:
-    """Problems found by running the call on one backend and comparing with the reference."""
+    """Problems found by running the call on one backend and comparing with the eager backend."""
     function: Callable[..., Tensor] = getattr(rwm_fast, op)
     try:
-        with _dispatch.use_backend("reference"):
+        with _dispatch.use_backend("eager"):
             expected = function(**arguments).double()
         with _dispatch.use_backend(name):
             result = function(**arguments).double()
@@ -214,7 +223,7 @@ def disagreement(op: str, name: str, arguments: dict, dtype: torch.dtype) -> lis
     worst = (result - expected).abs().max() / expected.abs().max()
     if worst <= AGREEMENT[dtype]:
         return []
-    return [f"{op} on {name}: differs from the reference by {worst:.1e} of its largest value"]
+    return [f"{op} on {name}: differs from the eager backend by {worst:.1e} of its largest value"]
 
 
 if __name__ == "__main__":

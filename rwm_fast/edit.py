@@ -10,12 +10,10 @@ from pathlib import Path
 import tyro
 
 from rwm_fast.app.command_line import parse_into
-from rwm_fast.app.editing import edit_picture
-from rwm_fast.config import TrainConfig
 from rwm_fast.data.decode import load_image, load_mask, save_image
+from rwm_fast.device import prepare
 from rwm_fast.errors import UserError, reports_user_errors
 from rwm_fast.models import RegionEditor
-from rwm_fast.training.device import prepare
 
 
 @dataclass(frozen=True)
@@ -34,35 +32,28 @@ class Arguments:
     device: str = "auto"  # cpu, cuda or cuda:N
     precision: str = "auto"  # fp32 or bf16
 
-    def __post_init__(self):
-        if self.feather is not None and not self.feather >= 0:
-            raise ValueError(f"--feather: expected at least 0 pixels, got {self.feather}")
-        if self.work_size < 0:
-            raise ValueError(f"--work-size: expected at least 0 pixels, got {self.work_size}")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"--precision: expected auto, fp32 or bf16, got {self.precision!r}")
-
 
 @reports_user_errors
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_into(Arguments, sys.argv[1:] if argv is None else argv, "edit", __doc__)
-    device, dtype = prepare(TrainConfig(device=arguments.device, precision=arguments.precision))
+    device, dtype = prepare(arguments.device, arguments.precision)
     if not arguments.out.absolute().parent.is_dir():
         raise UserError(f"--out: expected a path in a folder that exists, got {arguments.out}")
     content = load_image(arguments.content)
     styles = [load_image(path) for path in arguments.style]
-    masks = [load_mask(path, tuple(content.shape[2:])) for path in arguments.mask]
+    masks = [load_mask(path, (content.shape[2], content.shape[3])) for path in arguments.mask]
     editor = RegionEditor.from_checkpoint(arguments.checkpoint, device=device, dtype=dtype)
-    to_device = lambda tensors: [t.to(device) for t in tensors]
-    edited = edit_picture(
-        editor,
-        content.to(device),
-        to_device(styles),
-        to_device(masks),
-        keep_detail=arguments.keep_detail,
-        feather=arguments.feather,
-        work_size=arguments.work_size,
-    )
+    try:
+        edited = editor.edit(
+            content.to(device),
+            [style.to(device) for style in styles],
+            [mask.to(device) for mask in masks],
+            keep_detail=arguments.keep_detail,
+            feather=arguments.feather,
+            work_size=arguments.work_size,
+        )
+    except ValueError as error:  # of arguments that do not fit each other
+        raise UserError(str(error)) from None
     save_image(edited, arguments.out)
     return 0
 

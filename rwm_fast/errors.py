@@ -1,19 +1,25 @@
 """The one kind of error that is the user's to mend: bad input, told in one sentence."""
 
+from __future__ import annotations
+
 import functools
 import sys
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class UserError(Exception):
     """Input that cannot be used. The message is one sentence: what was expected, what came."""
 
 
-def reports_user_errors(main: Callable) -> Callable:
+def reports_user_errors(main: Callable[P, R]) -> Callable[P, R]:
     """Makes a command's `main` end a UserError as one sentence on stderr and exit status 2."""
 
     @functools.wraps(main)
-    def wrapped(*arguments, **keywords):
+    def wrapped(*arguments: P.args, **keywords: P.kwargs) -> R:
         try:
             return main(*arguments, **keywords)
         except UserError as error:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from rwm_fast.app.command_line import parse_into
-from rwm_fast.config import TrainConfig
+from rwm_fast.device import prepare
 from rwm_fast.errors import UserError, reports_user_errors
 from rwm_fast.models import RegionEditor, read_config
-from rwm_fast.training.device import prepare
 from rwm_fast.training.pairs import held_out_pairs
 from rwm_fast.training.report import evaluate, machine, save_pairs_grid, save_report, table
+from rwm_fast.training.step import Autoencoder
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Arguments:
     device: str = "auto"  # cpu, cuda or cuda:N
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.pairs < 2:
             raise ValueError(f"--pairs: expected at least 2, got {self.pairs}")
 
@@ -39,12 +39,12 @@ class Arguments:
 @reports_user_errors
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_into(Arguments, sys.argv[1:] if argv is None else argv, "evaluate", __doc__)
-    device, dtype = prepare(TrainConfig(device=arguments.device, precision=arguments.precision))
+    device, dtype = prepare(arguments.device, arguments.precision)
     config = read_config(arguments.checkpoint)
     if arguments.data:
         config = replace(config, data=replace(config.data, sources=arguments.data))
     editor = RegionEditor.from_checkpoint(arguments.checkpoint, device=device, dtype=dtype)
-    networks = {"encoder": editor.encoder, "generator": editor.generator}
+    networks: Autoencoder = {"encoder": editor.encoder, "generator": editor.generator}
     pairs = held_out_pairs(config, arguments.split, arguments.pairs)
     report = {
         "checkpoint": str(arguments.checkpoint),

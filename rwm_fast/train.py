@@ -15,8 +15,8 @@ import tyro
 
 from rwm_fast.app.command_line import parse_into
 from rwm_fast.config import PRESETS, Config, preset
+from rwm_fast.device import prepare
 from rwm_fast.errors import UserError, reports_user_errors
-from rwm_fast.training.device import prepare
 from rwm_fast.training.plan import plan
 from rwm_fast.training.run import train
 from rwm_fast.training.stats import NotFiniteError
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(sys.argv[1:] if argv is None else argv)
     config = arguments.config
     if arguments.dry_run:
-        _, dtype = prepare(config.train)
+        _, dtype = prepare(config.train.device, config.train.precision)
         print(config.to_json(), plan(config, dtype), sep="\n")
         return 0
     try:

@@ -7,6 +7,9 @@ import torch
 
 import rwm_fast
 
+if not torch.cuda.is_available():
+    collect_ignore = ["gpu"]
+
 
 def pytest_configure():
     # `python -m rwm_fast.train` prefers the current folder, which here is the source tree; these

@@ -16,20 +16,21 @@ ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "csrc"
 
 # What each part may import. A floor may use all floors below it, but not its neighbours; losses
-# take tensors, so they know no network.
+# take tensors, so they know no network; data and metrics stand on the ground.
 GROUND = {"_build", "config", "errors"}
 ALLOWED = {
     "_build": {"__init__"},  # the version
     "config": set(),
     "errors": set(),
+    "device": {"errors"},
     "ops": {"_build"},
     "nn": GROUND | {"ops"},
     "models": GROUND | {"ops", "nn"},
     "losses": GROUND | {"ops"},
-    "data": GROUND | {"ops", "nn", "models"},
-    "metrics": GROUND | {"ops", "nn", "models"},
-    "training": GROUND | {"ops", "nn", "models", "losses", "data", "metrics"},
-    "app": GROUND | {"ops", "nn", "models", "losses", "data", "metrics", "training"},
+    "data": GROUND,
+    "metrics": GROUND,
+    "training": GROUND | {"device", "ops", "nn", "models", "losses", "data", "metrics"},
+    "app": GROUND | {"device", "ops", "nn", "models", "losses", "data", "metrics", "training"},
     "testing": GROUND | {"ops"},  # inputs and comparisons for tests and benchmarks
     "__init__": {"_build"} | {home.split(".")[1] for home in rwm_fast._HOMES.values()},
 }
@@ -38,11 +39,13 @@ EVERYTHING = set(ALLOWED) - {"testing"}
 
 # Packages that not everybody has, and heavy ones: only these files may import them at their top.
 OPTIONAL = {
-    "triton": r"ops/(\w+/triton_\w+|_triton\w*)\.py",
-    "gradio": r"app/\w+\.py",
-    "tensorboard": r"training/\w+\.py",
+    "triton": r"ops/(\w+/triton_\w+(/\w+)?|_triton\w*)\.py",
 }
-ADDRESSES = r"ops/(\w+/native\w*|_cuda|_cpu)\.py"
+# What every operator has beside a README, and the backends that every one of them has.
+FILES = ("__init__.py", "call.py", "reference.py", "autograd.py")
+# It is the call, and composes a backend's passes.
+INSTEAD = {"modulated_conv2d/call.py": "modulated_conv2d/layer.py"}
+BACKENDS = ("native", "triton", "eager")
 
 
 def part_of(path: Path) -> str:
@@ -84,17 +87,24 @@ def attributes(tree: ast.AST) -> set[str]:
     return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
-def top_level_packages(tree: ast.Module) -> set[str]:
-    """Packages imported when the file is imported: not inside a function."""
+def top_level_imports(tree: ast.Module) -> set[str]:
+    """Names imported when the file is imported: not inside a function, not for type checkers."""
     inside = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
     found, queue = set(), [tree]
     while queue:
         node = queue.pop()
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            found |= {name.split(".")[0] for name in imports(node)}
+            found |= imports(node)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            queue += node.orelse
         elif not isinstance(node, inside):
             queue += ast.iter_child_nodes(node)
     return found
+
+
+def top_level_packages(tree: ast.Module) -> set[str]:
+    """Packages that are imported when the file is imported."""
+    return {name.split(".")[0] for name in top_level_imports(tree)}
 
 
 def parse(path: Path) -> ast.Module:
@@ -105,10 +115,12 @@ def name_of(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_imports_go_down(path):
-    found = upward(part_of(path), parse(path))
-    assert not found, f"{name_of(path)} imports {', '.join(sorted(found))}"
+TREES = {path: parse(path) for path in SOURCES}
+
+
+def test_imports_go_down():
+    found = {name_of(path): upward(part_of(path), tree) for path, tree in TREES.items()}
+    assert not {name: parts for name, parts in found.items() if parts}
 
 
 @pytest.mark.parametrize(
@@ -128,47 +140,114 @@ def test_an_upward_import_is_seen(part, source):
     assert upward(part, ast.parse(source))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_optional_packages_are_imported_only_where_they_are_used(path):
-    for package in top_level_packages(parse(path)) & set(OPTIONAL):
-        assert re.fullmatch(OPTIONAL[package], name_of(path)), f"{name_of(path)}: {package}"
+def test_optional_packages_are_imported_only_where_they_are_used():
+    found = [
+        (name_of(path), package)
+        for path, tree in TREES.items()
+        for package in top_level_packages(tree) & set(OPTIONAL)
+        if not re.fullmatch(OPTIONAL[package], name_of(path))
+    ]
+    assert not found
 
 
 def test_an_optional_import_is_seen_at_the_top_and_not_inside_a_function():
     tree = ast.parse("try:\n    import triton.language\nexcept ImportError:\n    pass")
     assert top_level_packages(tree) == {"triton"}
-    assert not top_level_packages(ast.parse("def f():\n    import gradio"))
+    assert not top_level_packages(ast.parse("def f():\n    import triton"))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_only_native_backends_take_addresses(path):
-    if not re.fullmatch(ADDRESSES, name_of(path)):
-        assert "data_ptr" not in attributes(parse(path)), name_of(path)
+def using(attribute: str, paths: list[Path]) -> set[str]:
+    """The files that ask something for this attribute."""
+    return {name_of(path) for path in paths if attribute in attributes(TREES[path])}
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if part_of(p) != "ops"], ids=name_of)
-def test_nothing_above_ops_asks_for_the_device_to_choose_code(path):
-    assert "is_cuda" not in attributes(parse(path)), name_of(path)
+def test_only_memory_takes_addresses():
+    assert using("data_ptr", SOURCES) == {"ops/_memory.py"}
 
 
-def test_every_operator_has_its_files_and_ends_with_the_reference():
-    for op in _dispatch.OPS:
-        backends = _dispatch.backends(op)
-        assert backends[-1] == "reference", op
-        assert set(backends) <= set(_dispatch.NAMES), op
-        folder = PACKAGE / "ops" / op
-        for name in (
-            "reference.py",
-            "autograd.py",
-            *(f"{_dispatch._MODULES[b]}.py" for b in backends),
-        ):
-            assert (folder / name).exists(), f"{op}: {name}"
+def test_the_device_chooses_code_in_the_dispatch_only():
+    """No operator and nothing above them asks where a tensor is to choose what runs."""
+    shared = [path for path in SOURCES if re.fullmatch(r"ops/_\w+\.py", name_of(path))]
+    assert not using("is_cuda", [path for path in SOURCES if path not in shared])
 
 
-def test_the_readme_lists_every_environment_variable():
+def test_every_operator_has_its_files():
+    files = {f"{op}/{name}" for op in _dispatch.OPS for name in FILES}
+    files |= {
+        f"{op}/{name}" for op in _dispatch.MADE_OF for name in ("__init__.py", "reference.py")
+    }
+    files = {INSTEAD.get(name, name) for name in files}
+    assert not {name for name in files if not (PACKAGE / "ops" / name).exists()}
+    for op in (*_dispatch.OPS, *_dispatch.MADE_OF):
+        assert _dispatch.backends(op) == BACKENDS, op
+
+
+# ---- import circles
+
+
+def module_of(path: Path) -> str:
+    """ops/bias_act/__init__.py -> rwm_fast.ops.bias_act"""
+    parts = ("rwm_fast", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def graph_of(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """Module → modules that it imports when it is imported.
+
+    `from package import name` needs the submodule of that name, else the package's own code. That
+    the import of a submodule runs its packages' `__init__` is not counted.
+    """
+    graph = {}
+    for module, tree in trees.items():
+        needed = set()
+        for name in top_level_imports(tree):
+            while name and name not in trees:
+                name = name.rpartition(".")[0]
+            needed |= {name} - {"", module}
+        graph[module] = needed
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Modules that reach one another."""
+    reach = {}
+    for start in graph:
+        seen, queue = set(), [start]
+        while queue:
+            for name in graph[queue.pop()] - seen:
+                seen.add(name)
+                queue.append(name)
+        reach[start] = seen
+    found = []
+    for module in sorted(graph):
+        group = {other for other in reach[module] if module in reach[other]}
+        if group and group not in found:
+            found.append(group)
+    return found
+
+
+def test_no_modules_import_one_another():
+    assert circles(graph_of({module_of(path): tree for path, tree in TREES.items()})) == []
+
+
+def test_an_import_circle_is_seen():
+    def found(**sources):
+        names = {f"p.{name}" if name != "p" else name: text for name, text in sources.items()}
+        return circles(graph_of({name: ast.parse(text) for name, text in names.items()}))
+
+    one, other = "from p import b", "from p.a import f"
+    assert found(p="", a=one, b=other) == [{"p.a", "p.b"}]
+    assert found(p="", a=one, b="def g():\n    from p.a import f") == []
+    assert found(p="from p.a import f", a=one, b="") == []  # a package and its own submodule
+    assert found(p="from p.a import f", a="from p import f") == [{"p", "p.a"}]
+
+
+def test_the_documents_list_every_environment_variable():
     sources = [*SOURCES, ROOT / "setup.py"]
     used = {name for p in sources for name in re.findall(r"\bRWM_FAST_[A-Z_]+", p.read_text())}
-    table = re.findall(r"^\| `(RWM_FAST_[A-Z_]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    table = re.findall(
+        r"^\| `(RWM_FAST_[A-Z_]+)", (ROOT / "docs/install.md").read_text(), re.MULTILINE
+    )
     assert used == set(table)
 
 

@@ -240,12 +240,12 @@ def test_several_regions_with_several_styles(trained, picture, tmp_path):
         ({"--checkpoint": "text.png"}, "not a readable safetensors file"),
         ({"--out": "absent/out.png"}, "folder that exists"),
         ({"--out": "out.nope"}, "cannot be written"),
-        ({"--feather": "3"}, "expected a mask to feather"),
+        ({"--feather": "3"}, "edit: feather needs a mask, got None"),
         (
             {"--feather": "-1", "--mask": "whole.png"},
-            "--feather: expected at least 0 pixels, got -1",
+            "edit: feather must be at least 0 pixels, got -1.0",
         ),
-        ({"--work-size": "-1"}, "--work-size: expected at least 0 pixels, got -1"),
+        ({"--work-size": "-1"}, "edit: work_size must be at least 0 pixels, got -1"),
         ({"--precision": "fp8"}, "expected auto, fp32 or bf16, got 'fp8'"),
     ],
 )

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from rwm_fast.ops import _extension
+from rwm_fast.ops import _extension, _memory, _torch_private
 
 native = _extension.cpu()
 pytestmark = pytest.mark.skipif(native is None, reason=str(_extension.why_not_cpu()))
@@ -38,12 +38,12 @@ def python(code, **environment):
     return done.stdout
 
 
-@pytest.mark.parametrize("dtype", _extension.DTYPE_CODES, ids=str)
+@pytest.mark.parametrize("dtype", _memory.DTYPE_CODES, ids=str)
 def test_conversions_are_those_of_torch(dtype):
     x = hard_floats()
     converted, back = torch.empty_like(x, dtype=dtype), torch.empty_like(x)
     addresses = (t.data_ptr() for t in (x, converted, back))
-    native.convert_probe(*addresses, x.numel(), _extension.DTYPE_CODES[dtype])
+    native.convert_probe(*addresses, x.numel(), _memory.DTYPE_CODES[dtype])
     expected = x.to(dtype)
     torch.testing.assert_close(converted, expected, rtol=0, atol=0, equal_nan=True)
     numbers = ~expected.isnan()  # the sign of a NaN is nobody's promise
@@ -52,7 +52,7 @@ def test_conversions_are_those_of_torch(dtype):
 
 
 def test_the_thread_pool_is_torch_s():
-    assert _extension.torch_function("torch_parallel_for") != 0
+    assert _torch_private.c_function("torch_parallel_for") != 0
     before = torch.get_num_threads()
     try:
         for count in (1, 2):
@@ -65,7 +65,7 @@ def test_the_thread_pool_is_torch_s():
 @pytest.mark.parametrize("serial", [False, True])
 def test_every_item_runs_once_and_errors_come_out(serial):
     functions = ("torch_parallel_for", "torch_get_num_threads")
-    run, count = map(_extension.torch_function, functions)
+    run, count = map(_torch_private.c_function, functions)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     native.set_thread_pool(*(0, 0) if serial else (run, count))
@@ -81,7 +81,7 @@ def test_every_item_runs_once_and_errors_come_out(serial):
 
 
 def test_a_torch_without_parallel_for_is_no_address():
-    assert _extension.torch_function("torch_parallel_for_of_the_future") == 0
+    assert _torch_private.c_function("torch_parallel_for_of_the_future") == 0
 
 
 def test_the_instruction_set_can_be_lowered_and_not_raised():

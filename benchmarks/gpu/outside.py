@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gpu import tally
-from benchmarks.gpu.store import Store
-from benchmarks.gpu.supervise import ROOT, run
+from benchmarks.gpu.supervise import run
+from benchmarks.machine import ROOT
+from benchmarks.store import Store
 
 SHOWN = 40  # failures that are kept in words
 TESTS = ("tests/gpu", "tests/ops")
@@ -131,7 +131,7 @@ class Outside:
             if deadline - time.time() < seconds:
                 return  # the next run has the time
             command = [program, "--tool", tool, "--error-exitcode", "9", "--print-limit", "20"]
-            command += [sys.executable, "-m", "benchmarks.gpu.odd", "--backend", backend]
+            command += [sys.executable, "-m", "benchmarks.gpu.checks", "--backend", backend]
             end = time.time() + seconds
             # every tensor an allocation of its own, so that a step over its end is seen
             status, output, took = run(command, self.log, end, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
@@ -175,13 +175,3 @@ def summary(outcomes: dict[str, str], complete: bool, left_out: dict[str, str]) 
         "left_out": left_out,
         "failures": dict(list(failures.items())[:SHOWN]),
     }
-
-
-def nvcc() -> str:
-    """The first line of nvcc that names a release, or ""."""
-    places = (os.environ.get("RWM_FAST_NVCC"), "nvcc", "/usr/local/cuda/bin/nvcc")
-    program = next(filter(None, (shutil.which(p) for p in places if p)), None)
-    if program is None:
-        return ""
-    found = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
-    return next((line.strip() for line in found.splitlines() if "release" in line), "")

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.gpu.store import Store
+from benchmarks.machine import ROOT
+from benchmarks.store import Store
 
-ROOT = Path(__file__).parents[2]
 MOST_DEATHS = 8  # of workers in one part of one run
 STALL = 150  # seconds without a word after which a worker hangs: a compilation takes up to 60
 GRACE = 10  # seconds past its time in which a worker may finish what it is at
@@ -107,7 +107,7 @@ class Crew:
 
     def _one(self, path: Path, parts: Sequence[str], deadline: float, share: str) -> str | None:
         """None if a worker ended well, "time", or what became of it."""
-        command = [sys.executable, "-m", "benchmarks.gpu.worker", "--store", str(path)]
+        command = [sys.executable, "-m", "benchmarks.worker", "--store", str(path)]
         command += ["--parts", ",".join(parts), "--deadline", str(deadline), "--share", share]
         command += ["--parent", str(os.getpid())]
         with self.log.open("ab") as sink:

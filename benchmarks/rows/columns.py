@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks import published, rewritten
-from benchmarks.rows.row import OURS, compiled
-from benchmarks.timing import Step
+from benchmarks.rows.row import BACKENDS, compiled, on_backend
 from rwm_fast.config import Config
 from rwm_fast.losses import alignment
 from rwm_fast.models.generator import Generator
@@ -29,7 +28,7 @@ PLACES = {
 
 
 APART = 2**-6  # far above rounding, far below the range of pictures
-OWN = (OURS, "forward")  # columns on our operators
+OWN = (*BACKENDS, "forward")  # columns on our operators
 
 
 @contextlib.contextmanager
@@ -56,6 +55,7 @@ def operators_of(column: str, apart: bool = False) -> Iterator[None]:
             for module in ("encoder", "generator", "discriminators"):
                 patch(f"rwm_fast.models.{module}.fold", _fold_contiguous)
         patch("rwm_fast.models.generator.Generator.make_noise", _noise)
+        stack.enter_context(on_backend(column))
         yield
 
 
@@ -102,11 +102,36 @@ def make_trainer(
         if column == "published":
             module.to(memory_format=torch.contiguous_format)
     train = config.train  # the averages of the networks as they are now
-    trainer.ema = Ema(trainer.painters, train.ema_half_life_kimg, train.ema_rampup)
+    trainer.ema = Ema(autoencoder(trainer), train.ema_half_life_kimg, train.ema_rampup)
     if column == "compiled":
         compile_networks(trainer.nets.as_dict().values())
         trainer.method.r1_terms = _eager(trainer.method.r1_terms)
     return trainer
+
+
+# What the rows know of a trainer beside its `step`, `nets` and `method`: its sides and its counts.
+# Both are also found under the names that they had in 0.1, for --compare.
+
+
+def autoencoder(trainer: Trainer) -> dict[str, torch.nn.Module]:
+    return getattr(trainer, "autoencoder", None) or trainer.painters
+
+
+def discriminators(trainer: Trainer) -> dict[str, torch.nn.Module]:
+    return getattr(trainer, "discriminators", None) or trainer.judges
+
+
+def set_counts(trainer: Trainer, discriminator: int, generator: int) -> None:
+    """How often each side has learned; where both take turns, the side that is behind is next."""
+    sides = ("discriminator", "generator")
+    sides = sides if hasattr(trainer.counts, sides[0]) else ("judge", "paint")
+    for side, count in zip(sides, (discriminator, generator), strict=True):
+        setattr(trainer.counts, side, count)
+
+
+def takes_turns(config: Config) -> bool:
+    """Whether a step teaches one side, discriminators first, or both."""
+    return config.train.step_order == "alternate"
 
 
 def _eager(function: Callable) -> Callable:
@@ -141,11 +166,11 @@ def _draw_noise_outside(network: Generator) -> None:
     network.forward = forward
 
 
-def operations(step: Step) -> float:
-    """Floating-point operations of convolutions and matrix products in one unit of the row."""
+def operations(call: Callable[[], object]) -> int:
+    """Floating-point operations of convolutions and matrix products in a call."""
     with Operations() as counter:
-        step.forward()
-    return counter.total * step.weight
+        call()
+    return counter.total
 
 
 class Operations(TorchDispatchMode):

@@ -1,93 +1,87 @@
-"""Rows of the modulated convolution: whole layers with noise, bias and activation."""
+"""Rows of whole layers: modulated with noise, bias and activation, and plain ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from benchmarks import rewritten
-from benchmarks.rows.operators import (
-    STANDARD,
-    Inputs,
-    OperatorRow,
-    away_from_0,
-    bare_convolution,
-    feature_map,
-    size_of,
-)
-from benchmarks.rows.row import OURS, Row, Work
-from benchmarks.timing import Step
+from benchmarks import ceilings, rewritten
+from benchmarks.rows.operators import STANDARD, OperatorRow, used
+from benchmarks.rows.row import Row
+from rwm_fast.testing.cases import Inputs, case, new
 
 LOW_PASS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
+KEPT = ("styles", "noise", "noise_strength", "bias", "weight", "regions", "resample_filter")
 
 
 @dataclass
 class LayerRow(OperatorRow):
-    """A generator's layer: batch, channels, size; the published column runs a style at a time."""
+    """A generator's layer; with regions the published column runs a style at a time."""
 
-    styles: int = 1  # K; above 1 there are regions, quadrants of the picture with soft borders
-
-    def inputs(self, dtype: torch.dtype | None = None, column: str = OURS) -> Inputs:
-        arguments = super().inputs(dtype, column)
-        if column == "one style":
-            arguments.pop("regions")
-            styles = arguments["styles"][:, 0].detach()
-            arguments["styles"] = styles.requires_grad_()
-        return arguments
-
-    def function(self, column: str) -> Callable:
-        if column == "per style":
-            return rewritten.a_style_at_a_time(super().function(OURS))
-        return super().function(column)
+    group: str = "layers"
+    slow_in_half = True
 
     def truth_of(self, column: str) -> str:
         """Near a border of regions, a convolution a style and then selecting is another function"""
-        if self.styles > 1 and column in ("published", "per style"):
+        if "per style" in self.columns and column in ("published", "per style"):
             return "per style"
         return column if column == "one style" else self.op
 
+    def function(self, column: str) -> Callable:
+        if column == "per style":
+            return rewritten.a_style_at_a_time(self.ours())
+        return super().function(column)
+
     def truth_function(self, key: str) -> Callable:
-        one = rewritten.modulated_conv2d
+        one = super().truth_function(key)
         return rewritten.a_style_at_a_time(one) if key == "per style" else one
 
-    def bare(self) -> Step:
-        inputs = self.inputs()
-        up = inputs.get("up", 1) > 1
-        return bare_convolution(inputs["x"], inputs["weight"], up=up, padding=inputs["padding"])
+    def bare(self, inputs: Inputs) -> tuple[Callable, Callable]:
+        settings = {k: inputs[k] for k in ("up", "down", "padding") if k in inputs}
+        x = inputs["x"]
+        if isinstance(settings.get("padding"), list):  # the same at every side, in these rows
+            settings["padding"] = settings["padding"][0]
+        if settings.get("down", 1) > 1:  # of an image that was filtered before: a pixel wider
+            x = x.detach().new_ones(*x.shape[:2], x.shape[2] + 1, x.shape[3] + 1).normal_()
+            settings["padding"] = 0
+        forward, backward = ceilings.convolution(x, inputs["weight"], **settings)
+        return forward, lambda: (forward(), backward(True, True))
 
 
-def _regions(k: int, n: int, side: int) -> Tensor:
+class PlainRow(LayerRow):
+    """`conv2d_bias_act`, which encoders and discriminators are made of."""
+
+    def ours(self) -> Callable:
+        modules = (
+            f"rwm_fast.ops.{self.op}",
+            "rwm_fast.ops.modulated_conv2d.plain",
+        )  # since, in 0.1
+        name = next(name for name in modules if importlib.util.find_spec(name))
+        return getattr(importlib.import_module(name), self.op)
+
+    def served(self, inputs: Inputs) -> str:
+        """It has no backends of its own: those of the modulated layer that serves it."""
+        x, weight, down = inputs["x"], inputs["weight"], inputs["down"]
+        modulated = {"x": x, "weight": weight, "styles": x.new_ones(x.shape[:2]), "down": down}
+        modulated |= {"padding": 1, "resample_filter": inputs["resample_filter"]}
+        return used("modulated_conv2d", modulated)
+
+
+def _regions(k: int, side: int) -> Callable[[torch.Generator, int], Tensor]:
     """[N, K, side, side]: vertical stripes of equal width, blurred at their borders."""
     place = (torch.arange(side, dtype=torch.float64) + 0.5) / side * k - 0.5
     distance = (place[None] - torch.arange(k, dtype=torch.float64)[:, None]).abs()  # [K, side]
-    return (-8 * distance).softmax(0)[None, :, None].expand(n, k, side, side).contiguous()
-
-
-def _written(a: Mapping) -> int:
-    """Elements of the result."""
-    x, up, down = a["x"], a.get("up", 1), a.get("down", 1)
-    return x.shape[0] * a["weight"].shape[0] * x.shape[2] * x.shape[3] * up**2 // down**2
-
-
-def _forward(a: Mapping) -> Work:
-    """x and the weight are read, y is written; two operations a product."""
-    x, weight, written = a["x"], a["weight"], _written(a)
-    pixels = min(x.shape[0] * x.shape[2] * x.shape[3], written // weight.shape[0])
-    return Work(size_of(x, weight) + written * x.element_size(), 2 * pixels * weight.numel())
-
-
-def _backward(a: Mapping) -> Work:
-    """dy, y, x and the weight are read, dx and dW written; the convolution twice."""
-    x, weight = a["x"], a["weight"]
-    moved = 2 * size_of(x, weight) + 2 * _written(a) * x.element_size()
-    return Work(moved, 2 * _forward(a).flops)
+    planes = (-8 * distance).softmax(0)[None, :, None]
+    return lambda generator, n: planes.expand(n, k, side, side).contiguous()
 
 
 def layer_row(
-    name: str,
+    title: str,
     shape: tuple[int, int, int],  # N, channels in, side
     out_channels: int,
     dtype: str = "float32",
@@ -100,66 +94,155 @@ def layer_row(
 ) -> LayerRow:
     n, i, side = shape
     size = side * up // down
-
-    def make(generator: torch.Generator) -> Inputs:
-        weight = feature_map(generator, (out_channels, i, kernel, kernel)) / (i * kernel**2) ** 0.5
-        vectors = (n, i) if styles == 1 else (n, styles, i)
-        return {
-            "x": feature_map(generator, (n, i, side, side)),
-            "weight": weight,
-            "styles": 1 + 0.3 * feature_map(generator, vectors),
-            "noise": feature_map(generator, (n, 1, size, size)),
-            "noise_strength": torch.full((), 0.1, dtype=torch.float64),
-            "bias": away_from_0(out_channels),
-            "padding": kernel // 2,
-            "activation": "lrelu",
-            "gain": 2**0.5,
-            **({"up": up, "resample_filter": LOW_PASS} if up > 1 else {}),
-            **({"down": down, "resample_filter": LOW_PASS} if down > 1 else {}),
-            **({"regions": _regions(styles, n, size)} if styles > 1 else {}),
-        }
-
+    settings: dict = {"noise": "each", "noise_strength": 0.1, "bias": True, "kernel": kernel}
+    settings |= {"activation": "lrelu", "gain": 2**0.5, "kept": KEPT}
+    if up > 1 or down > 1:
+        settings |= {"up": up, "down": down, "resample_filter": LOW_PASS}
+    if styles > 1:
+        settings |= {"styles": styles, "regions": _regions(styles, size)}
+    gradients = ("x", "weight", "styles", "noise_strength", "bias")
+    sizes = ((n, i, side, side), out_channels)
+    layer = new("modulated_conv2d", "row", *sizes, gradients=gradients, **settings)
     taps = kernel**2 * (16 if up > 1 or down > 1 else 1)
     terms = {"result": i * taps, "x": out_channels * taps, "weight": n * size**2}
     # these sum a whole map, or all the products that one channel meets
     terms |= {"bias": n * size**2, "noise_strength": n * out_channels * size**2}
     terms["styles"] = size**2 * out_channels * taps
     extra = ("per style", "one style") if styles > 1 else ()
+    bare = "bare transposed convolution" if up > 1 else "bare convolution"
     return LayerRow(
-        "modulated_conv2d",
-        name,
-        make,
-        gradients=("x", "weight", "styles", "noise_strength", "bias"),
-        terms=terms,
-        forward=_forward,
-        backward=_backward,
-        dtype=dtype,
-        columns=(*STANDARD, *extra),
-        kept=("styles", "noise", "noise_strength", "bias", "weight", "regions", "resample_filter"),
-        ceiling="bare transposed convolution" if up > 1 else "bare convolution",
-        full=full,
-        needs_matrix_units=dtype == "bfloat16",
-        group="layers",
-        styles=styles,
+        layer, title, terms, dtype, columns=(*STANDARD, *extra), ceiling=bare, full=full
     )
 
 
-def rows() -> list[Row]:
-    found = []
-    for dtype in ("float32", "bfloat16"):
-        layer = lambda n, c, side, full=False, dtype=dtype: layer_row(
-            f"layer 3x3 {c} ch @ {side}", (n, c, side), c, dtype, full=full
+def plain_row(
+    title: str,
+    shape: tuple[int, int, int],
+    out_channels: int,
+    dtype: str = "float32",
+    *,
+    down: int = 1,
+    full: bool = False,
+) -> PlainRow:
+    """An encoder's or discriminator's layer, 3x3; its work is that of the modulated one."""
+    n, i, side = shape
+    like = case("modulated_conv2d", "bare")
+    filter = LOW_PASS if down > 1 else None
+
+    def make(generator: torch.Generator) -> Inputs:
+        draw = lambda *shape: torch.randn(
+            shape, generator=generator, dtype=torch.float64, device=generator.device
         )
-        up = lambda n, i, o, side, full=False, dtype=dtype: layer_row(
-            f"up x2 {i} -> {o} ch @ {side}", (n, i, side), o, dtype, up=2, full=full
-        )
-        found += [layer(4, 256, 16), layer(4, 128, 32), layer(4, 64, 64), layer(4, 512, 16)]
-        found += [layer(2, 256, 128, True), layer(2, 128, 256, True)]
-        found += [up(4, 256, 128, 16), up(4, 128, 64, 32)]
-        found += [up(4, 512, 512, 16, True), up(1, 256, 128, 128, True)]
+        # far from the kink: there rounding turns a derivative
+        bias = torch.tensor([6.0, -6.0], dtype=torch.float64).repeat(out_channels)[:out_channels]
+        return {
+            "x": draw(n, i, side, side),
+            "weight": draw(out_channels, i, 3, 3),
+            "bias": bias,
+            "padding": [1, 1, 1, 1],
+            "down": down,
+            "resample_filter": filter,
+            "weight_gain": (9 * i) ** -0.5,
+            "activation": "lrelu",
+            "gain": 2**0.5,
+        }
+
+    taps, pixels = 9 * (16 if down > 1 else 1), n * side**2 // down**2
+    terms = {"result": i * taps, "x": out_channels * taps, "weight": 16 * pixels, "bias": pixels}
+    gradients = ("x", "weight", "bias")
+    layer = replace(like, op="conv2d_bias_act", make=make, gradients=gradients, kept=KEPT)
+    return PlainRow(layer, title, terms, dtype, ceiling="bare convolution", full=full)
+
+
+def rows(tiny: bool = False) -> Iterator[Row]:
+    """For a CPU; tiny: fewer channels and pixels under the same names."""
+
+    def row(make, title, n, i, o, side, dtype, full=False, **more):
+        if tiny:
+            n, i, o, side = 1, max(16, i // 8), max(16, o // 8), max(8, side // 8)
+        return make(title, (n, i, side), o, dtype, full=full, **more)
+
+    for d in ("float32", "bfloat16"):
+        for n, c, side in ((4, 256, 16), (4, 128, 32), (4, 64, 64), (4, 512, 16)):
+            yield row(layer_row, f"layer 3x3 {c} ch @ {side}", n, c, c, side, d)
+        for c, side in ((256, 128), (128, 256)):
+            yield row(layer_row, f"layer 3x3 {c} ch @ {side}", 2, c, c, side, d, True)
+        for n, i, o, side, full in UPS:
+            yield row(layer_row, f"up x2 {i} -> {o} ch @ {side}", n, i, o, side, d, full, up=2)
         for k in (2, 4):
-            name = f"regions K={k} 64 ch @ 64"
-            found.append(layer_row(name, (4, 64, 64), 64, dtype, styles=k))
-            name = f"regions K={k} 128 ch @ 256"
-            found.append(layer_row(name, (2, 128, 256), 128, dtype, styles=k, full=True))
-    return found
+            title = f"regions K={k} 64 ch @ 64"
+            yield row(layer_row, title, 4, 64, 64, 64, d, styles=k)
+            title = f"regions K={k} 128 ch @ 256"
+            yield row(layer_row, title, 2, 128, 128, 256, d, True, styles=k)
+    for d in ("float32", "bfloat16"):
+        yield row(plain_row, "conv2d_bias_act 3x3 128 ch @ 32", 4, 128, 128, 32, d)
+        for n, i, o, side, full in DOWNS:
+            title = f"down x2 {i} -> {o} ch @ {side}"
+            yield row(plain_row, title, n, i, o, side, d, full, down=2)
+
+
+# images, channels in and out, side, only with --full
+UPS = (
+    (4, 256, 128, 16, False),
+    (4, 128, 64, 32, False),
+    (4, 512, 512, 16, True),
+    (1, 256, 128, 128, True),
+)
+DOWNS = ((4, 64, 128, 32, False), (4, 128, 256, 32, False), (2, 128, 256, 128, True))
+
+# name, channels in and out, side of the input, kind, largest batch, whether torch.compile is timed.
+# The widths and sizes of a 256-pixel generator, for which goals were set before any GPU was at hand
+SHAPES = (
+    ("512 -> 512 @ 16", 512, 512, 16, {}, 32, False),
+    ("512 -> 512 @ 32", 512, 512, 32, {}, 32, False),
+    ("512 -> 512 @ 64", 512, 512, 64, {}, 32, True),
+    ("256 -> 256 @ 128", 256, 256, 128, {}, 32, False),
+    ("128 -> 128 @ 256", 128, 128, 256, {}, 32, True),
+    ("up 512 -> 256 @ 64", 512, 256, 64, {"up": 2}, 32, False),
+    ("up 256 -> 128 @ 128", 256, 128, 128, {"up": 2}, 32, True),
+    ("down 128 -> 256 @ 256", 128, 256, 256, {"down": 2}, 32, True),
+    ("64 -> 64 @ 256", 64, 64, 256, {}, 32, True),
+    ("64 -> 64 @ 512", 64, 64, 512, {}, 8, False),
+    ("32 -> 32 @ 1024", 32, 32, 1024, {}, 4, False),
+)
+REGIONS = (("128 -> 128 @ 256", 128, 256), ("512 -> 512 @ 64", 512, 64))
+
+
+def headline() -> Iterator[Row]:
+    """For a GPU: bfloat16 at batch 16, and regions."""
+    yield from _batch("bfloat16", 16)
+    for k in (2, 4):
+        for name, c, side in REGIONS:
+            title = f"regions K={k} {name} B=16"
+            yield layer_row(title, (16, c, side), c, "bfloat16", styles=k)
+    for title, i, o, side, down in PLAIN:
+        yield plain_row(f"{title} B=16", (16, i, side), o, "bfloat16", down=down)
+
+
+PLAIN = (
+    ("plain 128 -> 128 @ 256", 128, 128, 256, 1),
+    ("plain down 128 -> 256 @ 256", 128, 256, 256, 2),
+)
+
+
+def others() -> Iterator[Row]:
+    """For a GPU: other batches; then float16 and TF32 at batch 16."""
+    for batch in (1, 4, 32):
+        yield from _batch("bfloat16", batch)
+    for dtype in ("float16", "tf32"):
+        yield from _batch(dtype, 16)
+
+
+def _batch(dtype: str, batch: int) -> Iterator[Row]:
+    for name, i, o, side, kind, most, _ in SHAPES:
+        n = min(batch, most)
+        if batch != 16 and (n < batch or n == min(16, most)):
+            continue  # too large, or measured with those of batch 16
+        yield layer_row(f"layer {name} B={n}", (n, i, side), o, dtype, **kind)
+
+
+def against_compile() -> Iterator[Row]:
+    """For a GPU: some of the headline rows, against torch.compile: minutes of compiling."""
+    for name, i, o, side, kind, most, chosen in SHAPES:
+        if chosen:
+            yield layer_row(f"layer {name} B={min(16, most)}", (16, i, side), o, "bfloat16", **kind)

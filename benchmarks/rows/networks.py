@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import peak_memory
-from benchmarks.rows.columns import compile_networks, inside, make_trainer, operations
+from benchmarks.rows import columns
+from benchmarks.rows.columns import inside, make_trainer
 from benchmarks.rows.row import (
+    CPU,
     DTYPES,
     OURS,
     Answers,
     Built,
     Row,
+    Step,
     Work,
     Wrong,
     errors,
     stopwatch,
 )
-from benchmarks.timing import Step
 from rwm_fast.config import Config, preset
 from rwm_fast.models import RegionEditor
 from rwm_fast.training.step import total
@@ -35,6 +38,9 @@ SHAKES = 3  # times that the truth is asked what rounding may turn
 MOST_SAMPLED = 1 << 16  # numbers of one parameter's gradient that are compared
 SEEN = 10**7  # images: past every start-up phase
 LATE = 0.9  # of the run: past the reconstruction part
+# Of a brief check: times the rewritten column's error, and where that is small by luck.
+FAR, FLOORS = 5, {"float32": 0.02, "bfloat16": 0.1}
+Calls = tuple[list[Step], Callable[[], Answers]]
 
 
 def random_source(place: torch.device | str = "cpu") -> torch.Generator:
@@ -52,7 +58,13 @@ def pictures(batch: int, side: int) -> Tensor:
 
 @dataclass
 class NetworkRow(Row):
-    """`batch` pictures through the networks of a preset."""
+    """`batch` pictures through the networks of a preset.
+
+    `checked` pictures instead are a brief check, for networks whose float64 truths take minutes:
+    one truth in float32, and no column further from it than a few times the rewritten one. Whole
+    steps are not a test of kernels, those have their own; losses of absolute values turn roundings
+    into jumps of gradients, so no bound follows from the dtype.
+    """
 
     preset: str
     batch: int
@@ -60,17 +72,23 @@ class NetworkRow(Row):
     full: bool = False
     least_rounds: int = 5
     columns: tuple[str, ...] = ("published", "rewritten", "compiled", OURS)
-    group: str = "networks"
     title: str = ""
+    checked: int = 0
+    group: str = "networks"
     shake: torch.Generator | None = None  # moves the pictures: see jumps
-    place: torch.device = torch.device("cpu")
+    place: torch.device = CPU
+    truths: dict[str, Answers] = field(default_factory=dict)
+    slow_in_half = True
+    captured = False  # in a CUDA graph: nothing in it is drawn on the CPU
 
     def __post_init__(self):
         self.name = f"{self.title} {self.preset}, batch {self.batch} {self.dtype}"
-        self.needs_matrix_units = self.dtype == "bfloat16"
         self.config: Config = preset(self.preset)
-        self.work = {"total": Work(0, 0)}  # operations are counted while the row is built
+        self.flops = 0  # operations are counted while the rewritten column is built
         self.ceiling = "GFLOP/s of a matrix product"
+
+    def work(self) -> dict[str, Work]:
+        return {"total": Work(0, self.flops)}
 
     def missing(self, full: bool) -> dict[str, str]:
         reasons = {"ceiling": "no single call does this; the share is of the matrix product rate"}
@@ -86,11 +104,6 @@ class NetworkRow(Row):
             image = image * (1 + self.walk() * torch.randn(image.shape, generator=self.shake))
         return image.to(self.place)
 
-    def error(self, got: Tensor, exact: Tensor) -> float:
-        """The length of the error relative to that of the answer."""
-        length = exact.norm().clamp_min(torch.finfo(torch.float64).tiny)
-        return ((got - exact).norm() / length).nan_to_num(float("inf")).item()
-
     def walk(self) -> float:
         """Relative rounding error of an activation: a random walk over sums and over layers."""
         config = self.config.model
@@ -98,25 +111,27 @@ class NetworkRow(Row):
         terms, layers = 9 * max(widths), 4 * len(widths)  # a block has two, back they run again
         return torch.finfo(torch.float32).eps * math.sqrt(terms * layers)
 
-    def bounds(self, key: str, plain: float) -> dict[str, float]:
+    def bounds(self, column: str, plain: Mapping[str, float]) -> dict[str, float]:
         """Twice the plain version's error, the random walk, and the jumps of the truth itself."""
-        return {name: 2 * plain + 4 * self.walk() + jump for name, jump in self.jumps.items()}
-
-    @functools.cached_property
-    def truths(self) -> dict[str, Answers]:
-        return {}
+        if self.checked:  # the rewritten column itself only has to be finite
+            least = lambda name: max(FAR * plain[name], FLOORS[self.dtype]) if plain else FINITE
+            return {name: least(name) for name in self.truth(BLENDED)}
+        worst = max(plain.values(), default=0.0)
+        return {name: 2 * worst + 4 * self.walk() + jump for name, jump in self.jumps.items()}
 
     def truth(self, key: str) -> Answers:
         if key not in self.truths:
             column = PER_STYLE if key == PER_STYLE else "rewritten"
-            self.truths[key] = self.calls(column, torch.float64)[1]()
+            wide = torch.float32 if self.checked else torch.float64
+            answers = self.calls(column, wide, self.checked or self.batch)[1]()
+            self.truths[key] = {name: value.detach() for name, value in answers.items()}
         return self.truths[key]
 
     def truth_of(self, column: str) -> str:
         """Where a kernel's window reaches over a border of regions, a convolution a style and then
         selecting is another function than ours: 7.5e-4 of the length of an edit. Such a column is
         held to that function, computed from the rewritten operators."""
-        return PER_STYLE if column == "published" else BLENDED
+        return PER_STYLE if column == "published" and not self.checked else BLENDED
 
     @functools.cached_property
     def jumps(self) -> dict[str, float]:
@@ -130,7 +145,7 @@ class NetworkRow(Row):
         for seed in range(SHAKES if self.least_rounds > 1 else 1):
             self.shake = torch.Generator().manual_seed(seed)
             try:
-                answers = self.calls("rewritten", torch.float64)[1]()
+                answers = self.calls("rewritten", torch.float64, self.batch)[1]()
             finally:
                 self.shake = None
             moved.append(errors(self, answers, exact))
@@ -138,60 +153,89 @@ class NetworkRow(Row):
 
     def check_formula(self, column: str) -> None:
         """Raise `Wrong` unless the column in float64 is its truth, up to float64's rounding."""
-        answers = self.calls(column, torch.float64)[1]()
+        answers = self.calls(column, torch.float64, self.batch)[1]()
         for name, error in errors(self, answers, self.truth(self.truth_of(column))).items():
             if not error <= EXACT:
                 raise Wrong(f"{self.name}: {column} in float64: {name} is off by {error:.2g}")
 
-    def calls(self, column: str, dtype: torch.dtype) -> tuple[list[Step], Callable[[], Answers]]:
+    def calls(self, column: str, dtype: torch.dtype, batch: int) -> Calls:
         """The steps of a column, and what they compute."""
         raise NotImplementedError
 
-    def build(self, column: str) -> Built:
+    def build(self, column: str, cache: int = 0) -> Built:
+        gc.collect()  # networks of the column before, in cycles with their optimisers
         facts: dict = {}
-        if column in ("published", OURS):
-            self.check_formula(column)
-        steps, answers = self.calls(column, DTYPES[self.dtype])
+        dtype = DTYPES[self.dtype]
+        steps, answers = self.calls(column, dtype, self.batch)
         if column == "compiled":
             with stopwatch(facts):
                 for step in steps:
-                    step.forward()
-        elif column == "rewritten":
-            self.work = {"total": Work(0, round(sum(map(operations, steps))))}
-        else:
-            steps[0].forward()  # what a first call leaves is not the peak of a call
-        facts["peak_bytes"] = peak_memory(steps[0].forward)
-        checked = None if column == "forward" else answers
-        return Built(steps, checked, self.truth_of(column), facts)
+                    _once(step)
+        if column == "rewritten":
+            count = lambda step: step.weight * columns.operations(lambda: _once(step))
+            self.flops = round(sum(map(count, steps)))
+
+        def checked() -> Answers:
+            if self.checked:
+                return self.calls(column, dtype, self.checked)[1]()
+            if column in ("published", OURS):
+                self.check_formula(column)
+            return answers()
+
+        named = (lambda painted: {}) if self.captured else None
+        once = lambda: _once(steps[0])
+        known = None if column == "forward" else checked
+        return Built(steps, known, self.truth_of(column), once, named, facts)
+
+    def release(self) -> None:
+        self.truths.clear()
+        vars(self).pop("jumps", None)
+
+
+FINITE = sys.float_info.max
+
+
+def _once(step: Step) -> None:
+    for call in step.calls.values():
+        call()
 
 
 @dataclass
 class TrainingRow(NetworkRow):
     """One iteration, all lazy terms weighted as often as they are due.
 
-    `common`: the commonest kind of iteration instead, on which R1 is not due. The float64 truths of
-    large networks take minutes each.
+    `common`: the commonest kind of iteration instead, on which R1 is not due. `halves`: the halves
+    of an iteration are timed each alone, where discriminators and autoencoder take turns.
     """
 
     common: bool = False
+    halves: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         if self.common:
             self.note = "an iteration on which R1 is not due"
 
-    def calls(self, column: str, dtype: torch.dtype) -> tuple[list[Step], Callable[[], Answers]]:
+    def calls(self, column: str, dtype: torch.dtype, batch: int) -> Calls:
         trainer = make_trainer(self.config, column, dtype, self.place)
-        image = self.image(dtype)
+        image, turns = self.image(dtype, batch), columns.takes_turns(self.config)
+
+        def half(index: int, second: bool, random: torch.Generator) -> dict[str, Tensor]:
+            columns.set_counts(trainer, index + second, index)
+            return trainer.step(image, SEEN, LATE, random)
 
         def iterate(index: int) -> dict[str, Tensor]:
-            counts, random = trainer.counts, random_source(self.place)
-            counts.judge = counts.paint = index
-            terms = trainer.step(image, SEEN, LATE, random)
-            if counts.paint == index:  # judges and painters take turns: the painters are left
-                terms |= trainer.step(image, SEEN, LATE, random)
-            return terms
+            random = random_source(self.place)
+            terms = half(index, False, random)
+            return terms | half(index, True, random) if turns else terms
 
+        def step(index: int) -> dict[str, Callable]:
+            if not (self.halves and turns):
+                return {"total": lambda: run(iterate, index)}
+            one = lambda second: lambda: run(half, index, second, random_source(self.place))
+            return {"discriminators": one(False), "autoencoder": one(True)}
+
+        run = inside(column, lambda function, *arguments: function(*arguments))
         kinds = self.kinds(trainer)
         if self.common:
             kinds = {max(kinds, key=kinds.get): 1.0}
@@ -200,18 +244,16 @@ class TrainingRow(NetworkRow):
             terms = iterate(min(kinds))  # at 0 everything is due
             return terms | gradients(trainer.nets.as_dict())
 
-        run = inside(column, iterate)
-        steps = [Step(lambda i=i: run(i), weight=w) for i, w in kinds.items()]
+        steps = [Step(step(i), weight=w) for i, w in kinds.items()]
         return steps, inside(column, answers, apart=True)
 
     def kinds(self, trainer: Trainer) -> dict[int, float]:
         """Iterations that differ in what is due: the first of each kind, and its share."""
-        loss, method, first, count = self.config.loss, trainer.method, {}, {}
-        intervals = (loss.r1_interval, loss.consistency_interval, loss.alignment_interval)
-        period = math.lcm(*intervals)
+        schedule, first, count = trainer.schedule, {}, {}
+        rules = [rule for update in schedule.table.values() for rule in update.values()]
+        period = math.lcm(*(rule.every for rule in rules))
         for i in range(period):
-            lazy = (i % loss.r1_interval == 0, method.consistency_due(SEEN, i))
-            due = (*lazy, method.alignment_due(i))
+            due = tuple(tuple(schedule.select(update, i, SEEN)) for update in schedule.table)
             first.setdefault(due, i)
             count[due] = count.get(due, 0) + 1
         return {first[due]: n / period for due, n in count.items()}
@@ -225,33 +267,34 @@ class R1Row(NetworkRow):
         return {**super().missing(full), "compiled": reason}
 
     def truth_of(self, column: str) -> str:
-        return BLENDED  # judges know no regions
+        return BLENDED  # discriminators know no regions
 
-    def calls(self, column: str, dtype: torch.dtype) -> tuple[list[Step], Callable[[], Answers]]:
+    def calls(self, column: str, dtype: torch.dtype, batch: int) -> Calls:
         trainer = make_trainer(self.config, column, dtype, self.place)
-        image = self.image(dtype)
-        method, judges = trainer.method, trainer.judges
+        image, method = self.image(dtype, batch), trainer.method
+        both = columns.discriminators(trainer)
 
         def penalty() -> dict:
-            for judge in judges.values():
-                judge.zero_grad(set_to_none=True)
-            terms = method.r1_terms(image, random_source(self.place))
+            for network in both.values():
+                network.zero_grad(set_to_none=True)
+            weights = trainer.schedule.all().r1
+            terms = method.r1_terms(image, random_source(self.place), weights)
             total(terms).backward()
             return terms
 
         @torch.no_grad()
         def forward() -> None:
-            random, patches = random_source(self.place), judges["patches"]
-            judges["discriminator"](image)
+            random, patches = random_source(self.place), both["patches"]
+            both["discriminator"](image)
             pair = [patches.features(method.crops(image, random)) for _ in range(2)]
             patches(*pair)
 
         def answers() -> Answers:
             values = {name: term.value.detach() for name, term in penalty().items()}
-            return values | gradients(judges)
+            return values | gradients(both)
 
         run = inside(column, forward if column == "forward" else penalty)
-        return [Step(run)], inside(column, answers, apart=True)
+        return [Step({"total": run})], inside(column, answers, apart=True)
 
 
 def gradients(modules: dict) -> Answers:
@@ -268,40 +311,80 @@ def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-class EditRow(NetworkRow):
-    """RegionEditor.repaint: encode two pictures, paint one region in the other's style."""
+class InferenceRow(NetworkRow):
+    """Two codes of every picture, and the picture painted from them; no noise, no gradients."""
 
-    def calls(self, column: str, dtype: torch.dtype) -> tuple[list[Step], Callable[[], Answers]]:
+    captured = True
+
+    def networks(self, column: str, dtype: torch.dtype):
         nets = build_networks(self.config)
-        pair = [nets.encoder, nets.generator]
-        last = torch.contiguous_format if column == "published" else torch.channels_last
+        order = torch.contiguous_format if column == "published" else torch.channels_last
+        pair = (nets.encoder, nets.generator)
         for network in pair:
-            network.to(memory_format=last).eval().requires_grad_(False)
-            network.to_compute(dtype if dtype == torch.bfloat16 else None)
+            network.to(self.place, memory_format=order).eval().requires_grad_(False)
+            network.to_compute(dtype if dtype in (torch.bfloat16, torch.float16) else None)
             if dtype == torch.float64:
                 network.double()
         if column == "compiled":
-            compile_networks(pair)
-        editor = RegionEditor(*pair)
+            columns.compile_networks(pair)
+        return pair
+
+    def calls(self, column: str, dtype: torch.dtype, batch: int) -> Calls:
+        encoder, generator = self.networks(column, dtype)
+        image = self.image(encoder.parameter_dtype, batch)
+
+        @torch.no_grad()
+        def paint() -> Tensor:
+            return generator(*encoder(image), noise="none")
+
+        run = inside(column, paint)
+        return [Step({"total": run})], lambda: {"painted": run()}
+
+
+class EditRow(InferenceRow):
+    """RegionEditor.repaint: encode two pictures, paint one region in the other's style."""
+
+    captured = False
+
+    def truth_of(self, column: str) -> str:
+        return PER_STYLE if column == "published" else BLENDED
+
+    def calls(self, column: str, dtype: torch.dtype, batch: int) -> Calls:
+        editor = RegionEditor(*self.networks(column, dtype))
         side = self.config.model.image_size
         content, style = self.image(dtype, count=2).split(1)
         mask = torch.zeros(1, 1, side, side)
         mask[..., side // 4 : side // 2, side // 3 :] = 1
         run = inside(column, lambda: editor.repaint(content, style, mask))
-        return [Step(run)], lambda: {"edit": run()}
+        return [Step({"total": run})], lambda: {"edit": run()}
 
 
-def rows() -> list[Row]:
-    judges = ("published", "rewritten", "compiled", OURS, "forward")
-    found: list[Row] = []
+def rows(tiny: bool = False) -> Iterator[Row]:
+    """For a CPU; tiny: the demo's networks in the place of large ones."""
+    both = ("published", "rewritten", "compiled", OURS, "forward")
     for dtype in ("float32", "bfloat16"):
-        training = dict(dtype=dtype, title="training step")
-        found += [
-            TrainingRow("demo", 4, full=True, **training),
-            TrainingRow("small-128", 2, full=True, least_rounds=3, **training),
-            TrainingRow("paper-256", 2, full=True, least_rounds=1, common=True, **training),
-            R1Row("demo", 4, dtype, True, columns=judges, title="R1 step"),
-            R1Row("small-128", 2, dtype, True, 3, judges, title="R1 step"),
-            EditRow("paper-256", 1, dtype, full=True, title="edit", least_rounds=3),
-        ]
-    return found
+        more = dict(dtype=dtype, full=True, **({"checked": 2, "least_rounds": 1} if tiny else {}))
+        train, r1 = dict(title="training step", **more), dict(title="R1 step", columns=both, **more)
+        yield TrainingRow("demo", 2 if tiny else 4, common=tiny, **train)
+        yield R1Row("demo", 2 if tiny else 4, **r1)
+        if not tiny:
+            yield TrainingRow("small-128", 2, **{**train, "least_rounds": 3})
+            paper = {**train, "least_rounds": 1}
+            yield TrainingRow("paper-256", 2, common=True, **paper)
+            yield R1Row("small-128", 2, **{**r1, "least_rounds": 3})
+        name = "demo" if tiny else "paper-256"
+        yield EditRow(name, 1, title="edit", **{"least_rounds": 3, **more})
+
+
+def gpu_rows(tiny: bool = False) -> Iterator[Row]:
+    """For a GPU: checked on two pictures, timed on a full batch; training first."""
+    three = ("rewritten", "published", OURS)
+    kind = dict(dtype="float32" if tiny else "bfloat16", checked=2, least_rounds=3)
+    name, batch = ("demo", 2) if tiny else ("paper-256", 16)
+    halves = dict(common=True, halves=True, columns=three, title="training step")
+    yield TrainingRow(name, batch, **halves, **kind)
+    five = dict(columns=(*three, "ours-native", "ours-triton"), **kind)
+    if not tiny:
+        yield R1Row(name, batch, title="R1 step", **five)
+    for count in (1,) if tiny else (1, 16):
+        yield InferenceRow(name, count, title="encode, paint", **five)

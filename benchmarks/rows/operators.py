@@ -1,80 +1,129 @@
-"""Rows of single operators: forward and backward, all gradients that training asks for."""
+"""Rows of operators and layers: forward and backward, all gradients that training asks for.
+
+Inputs, sizes and work are those of `rwm_fast.testing.cases`.
+"""
 
 from __future__ import annotations
 
-import functools
 import importlib
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import published, rewritten
-from benchmarks.machine import triad
-from benchmarks.rows.row import DTYPES, OURS, Answers, Built, Row, Work, compiled, stopwatch
-from benchmarks.timing import Step
-from rwm_fast import explain, use_backend
+from benchmarks import ceilings, published, rewritten
+from benchmarks.rows.row import (
+    BACKENDS,
+    CPU,
+    DTYPES,
+    OURS,
+    Answers,
+    Built,
+    Row,
+    Step,
+    Work,
+    compiled,
+    on_backend,
+    stopwatch,
+)
+from rwm_fast import explain
+from rwm_fast.testing.cases import Case, Inputs, new
 
-STANDARD = ("published", "rewritten", "compiled", OURS, "ceiling")
-Inputs = dict[str, object]
-Maker = Callable[[torch.Generator], Inputs]  # float64 tensors and plain values
 LAST = torch.channels_last
+STANDARD = ("published", "rewritten", "compiled", OURS, "ceiling")
+# Relative length of the error, of every result and gradient, that a dtype's kernels should keep to.
+BARS = {"float32": 2e-6, "tf32": 6e-4, "float16": 1.5e-3, "bfloat16": 6e-3}
+OTHERS_FACTOR = 5
+MOST_SETS = 32  # of inputs, so that no call finds its own in the cache
 
 
 @dataclass
 class OperatorRow(Row):
-    """`make` draws the arguments; `terms` is the most products summed into an element, by answer.
+    """A case in a dtype. `terms` is the most products summed into an element, by answer.
 
     The images of `layout` None are contiguous in every column, else channels_last in all columns
     but the published one.
     """
 
-    op: str
-    name: str
-    make: Maker
-    gradients: tuple[str, ...]
+    case: Case
+    title: str
     terms: Mapping[str, int]
-    forward: Callable[[Mapping], Work]
-    backward: Callable[[Mapping], Work]
     dtype: str = "float32"
     layout: torch.memory_format | None = LAST
     columns: tuple[str, ...] = STANDARD
     ceiling: str = "triad over the same bytes"
-    kept: tuple[str, ...] = ()  # arguments that stay float32
-    stored: int = 6  # values stored in the row's dtype between argument and answer
     full: bool = False
-    needs_matrix_units: bool = False
     note: str = ""
     group: str = "operators"
+    place: torch.device = CPU
+    _made: dict = field(default_factory=dict)
+    _truths: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.name = f"{self.name} {self.dtype}"
-        if self.full and OURS in self.columns:
+        self.op, self.name = self.case.op, f"{self.title} {self.dtype}"
+        if self.full:
             self.columns = (*self.columns, "fallback")
 
-    @functools.cached_property
     def work(self) -> dict[str, Work]:
-        inputs = self.inputs()
-        forward = self.forward(inputs)
-        return {"forward": forward, "total": forward + self.backward(inputs)}
+        inputs = self.inputs(OURS, 1)[0]
+        forward = self.case.forward(inputs)
+        return {"forward": forward, "total": forward + self.case.backward(inputs)}
 
-    def inputs(self, dtype: torch.dtype | None = None, column: str = OURS) -> Inputs:
-        """The same values at every call, in the layout of the column."""
-        dtype = dtype or DTYPES[self.dtype]
-        seed = zlib.crc32(self.name.removesuffix(self.dtype).encode())
-        arguments = self.make(torch.Generator().manual_seed(seed))
+    def sets(self, cache: int) -> int:
+        """Copies of the inputs that together are three times as large as the cache."""
+        moved = max(1, self.work()["total"].bytes)
+        return max(1, min(MOST_SETS, -(-3 * cache // moved)))
+
+    # ---- inputs
+
+    def planes(self, column: str) -> bool:
+        return self.layout is None or column == "published"
+
+    def inputs(self, column: str, count: int) -> list[Inputs]:
+        """`count` sets of arguments in the column's layout, shared by columns of one layout."""
+        made = self._made.setdefault((self.planes(column), column == "one style"), [])
+        while len(made) < count:
+            made.append(self._make(len(made), column))
+        return made[:count]
+
+    def _make(self, index: int, column: str) -> Inputs:
+        """The same values in every layout; other values in every set."""
+        seed = zlib.crc32(self.title.encode()) + index
+        arguments = self.case.make(torch.Generator(self.place).manual_seed(seed))
+        if column == "one style":
+            arguments.pop("regions")
+            arguments["styles"] = arguments["styles"][:, 0].contiguous()
         for name, value in arguments.items():
-            if not isinstance(value, Tensor):
-                continue
-            wide = name in self.kept and dtype != torch.float64
-            value = value.to(torch.float32 if wide else dtype)
-            if value.ndim == 4 and self.layout is not None and column != "published":
-                value = value.contiguous(memory_format=self.layout)
-            arguments[name] = value.requires_grad_(name in self.gradients)
+            if isinstance(value, Tensor):
+                dtype = torch.float32 if name in self.case.kept else DTYPES[self.dtype]
+                value = value.to(self.place, dtype)
+                if value.ndim == 4 and not self.planes(column):
+                    value = value.contiguous(memory_format=LAST)
+                arguments[name] = value.requires_grad_(name in self.case.gradients)
         return arguments
+
+    def leaves(self, inputs: Inputs) -> list[Tensor]:
+        return [inputs[name] for name in self.case.gradients]
+
+    def cotangent(self, like: Tensor, inputs: Inputs, index: int) -> Tensor:
+        """Normal, as the result in dtype and layout; a part is the noise itself.
+
+        Without that part the gradient of the noise's strength would be a sum that cancels, and its
+        error would say nothing.
+        """
+        generator = torch.Generator(self.place).manual_seed(index)
+        values = torch.randn(like.shape, generator=generator, device=self.place)
+        if not values.ndim:
+            values = torch.ones_like(values)
+        if inputs.get("noise") is not None:
+            values += 0.1 * inputs["noise"].detach().to(values.dtype)
+        values = values.to(DTYPES[self.dtype]).to(like.dtype)
+        planes = like.ndim != 4 or like.is_contiguous()
+        return values if planes else values.contiguous(memory_format=LAST)
+
+    # ---- columns
 
     def function(self, column: str) -> Callable:
         if column == "published":
@@ -83,90 +132,105 @@ class OperatorRow(Row):
             return getattr(rewritten, self.op)
         if column == "compiled":
             return compiled(getattr(rewritten, self.op))
+        return self.ours()
+
+    def ours(self) -> Callable:
         return getattr(importlib.import_module(f"rwm_fast.ops.{self.op}"), self.op)
 
-    def build(self, column: str) -> Built:
+    def build(self, column: str, cache: int = 0) -> Built:
+        sets, facts = self.inputs(column, self.sets(cache)), {}
         if column == "ceiling":
-            return Built([self.bare()], None)
-        inputs, facts = self.inputs(column=column), {}
+            pairs = [self.bare(each) for each in sets]
+            calls = {p: lambda k=k: [pair[k]() for pair in pairs] for k, p in enumerate(PHASES)}
+            return Built([Step(calls, count=len(sets))], None, replayed=lambda _: {})
         function = self.function(column)
-        shape = self.result_shape(inputs)
-        cotangent = self.cotangent(shape, DTYPES[self.dtype], column)
-        wanted = [inputs[name] for name in self.gradients]
-        weight = inputs.get("weight")
+        with stopwatch(facts), torch.no_grad(), on_backend(column):
+            like = function(**sets[0])
+        dys = [self.cotangent(like, each, i) for i, each in enumerate(sets)]
+
+        # Results stay until the last call of the list: no call writes into another's memory.
+        def forward() -> list:
+            with torch.no_grad(), on_backend(column):
+                return [function(**each) for each in sets]
+
+        def both(each: Inputs, dy: Tensor) -> tuple:
+            result = function(**each)
+            return result.detach(), *torch.autograd.grad(result, self.leaves(each), dy)
+
+        def total() -> list:
+            with on_backend(column):
+                return [both(each, dy) for each, dy in zip(sets, dys, strict=True)]
+
+        def once() -> tuple:
+            with on_backend(column):
+                return both(sets[0], dys[0])
 
         def before() -> None:
             # What is prepared from the weights counts: in training they change every time. Other
             # values, not only another version: ours looks at the values.
-            if weight is not None:
-                with torch.no_grad():
-                    weight.neg_()
+            with torch.no_grad():
+                for each in sets:
+                    if "weight" in each:
+                        each["weight"].neg_()
 
-        def backward(result: Tensor) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(result, wanted, cotangent.to(result.dtype))
-
-        run = lambda: function(**inputs)
-        if column == "fallback":
-            run, backward = in_fallback(run), in_fallback(backward)
         if column == "compiled":
             with stopwatch(facts):
-                backward(run())
-        if column in (OURS, "fallback"):
-            facts["backend"] = "reference" if column == "fallback" else self.served(inputs)
-        answers = lambda: self.named(result := run(), backward(result))
-        return Built([Step(run, backward, before)], answers, self.truth_of(column), facts)
+                once()
+        else:
+            facts.clear()
+        if column in BACKENDS:
+            with on_backend(column):
+                facts["backend"] = self.served(sets[0])
+        named = lambda results: self.named(*results[0])
+        steps = [Step({"forward": forward, "total": total}, count=len(sets), before=before)]
+        return Built(steps, lambda: self.named(*once()), self.truth_of(column), once, named, facts)
 
     def served(self, inputs: Inputs) -> str:
-        """The backend that our column runs on."""
+        """The backend that a call runs on."""
         return used(self.op, inputs)
 
-    def named(self, result: Tensor, gradients: tuple[Tensor, ...]) -> Answers:
-        return {"result": result, **dict(zip(self.gradients, gradients, strict=True))}
+    def bare(self, inputs: Inputs) -> tuple[Callable, Callable]:
+        """The ceiling's forward pass, and both passes."""
+        return tuple(ceilings.triad(w.bytes, self.place) for w in self.work().values())
 
-    def result_shape(self, inputs: Inputs) -> torch.Size:
-        with torch.no_grad():
-            return self.function(OURS)(**inputs).shape
+    # ---- truth
 
-    def cotangent(self, shape: torch.Size, dtype: torch.dtype, column: str) -> Tensor:
-        """Standard normal; in float64 exactly the values that the row's dtype has."""
-        generator = torch.Generator().manual_seed(0)
-        values = torch.randn(shape, generator=generator).to(DTYPES[self.dtype]).to(dtype)
-        last = self.layout is not None and column != "published" and values.ndim == 4
-        return values.contiguous(memory_format=LAST) if last else values
+    def named(self, result: Tensor, *gradients: Tensor) -> Answers:
+        return {"result": result, **dict(zip(self.case.gradients, gradients, strict=True))}
 
     def truth_of(self, column: str) -> str:
         return self.op
 
-    def truth(self, key: str) -> Answers:
-        """The rewritten column in float64, on the numbers that the row's dtype has."""
-        inputs = self.wide_inputs(key)
-        result = self.truth_function(key)(**inputs)
-        cotangent = self.cotangent(result.shape, torch.float64, "rewritten")
-        wanted = [inputs[name] for name in self.gradients]
-        return self.named(result, torch.autograd.grad(result, wanted, cotangent))
-
     def truth_function(self, key: str) -> Callable:
         return getattr(rewritten, self.op)
 
-    def wide_inputs(self, key: str) -> Inputs:
-        narrow = self.inputs(column=key if key in self.columns else "rewritten")
-        widen = lambda v: v.detach().double().requires_grad_(v.requires_grad)
-        return {k: widen(v) if isinstance(v, Tensor) else v for k, v in narrow.items()}
+    def truth(self, key: str) -> Answers:
+        """The rewritten column in float64, on the numbers that the row's dtype has."""
+        if key not in self._truths:
+            inputs = self.inputs("one style" if key == "one style" else "rewritten", 1)[0]
+            widen = lambda v: v.detach().double().requires_grad_(v.requires_grad)
+            wide = {k: widen(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+            result = self.truth_function(key)(**wide)
+            dy = self.cotangent(result.detach().to(DTYPES[self.dtype]), inputs, 0).double()
+            gradients = torch.autograd.grad(result, self.leaves(wide), dy)
+            self._truths[key] = self.named(result.detach(), *gradients)
+        return self._truths[key]
 
-    def bounds(self, key: str, plain: float) -> dict[str, float]:
-        """A unit for every value stored on the way, and a random walk of roundings in each sum.
-
-        Sums are kept in float32 or better. Four steps of that walk: the largest of many elements.
-        """
-        unit = torch.finfo(DTYPES[self.dtype]).eps
+    def bounds(self, column: str, plain: Mapping[str, float]) -> dict[str, float]:
+        """For ours: the dtype's bar; twice the error of the rewritten column; and what roundings in
+        float32 leave of a sum of so many terms. Others round more often, which is not wrong."""
+        factor = 1 if column in BACKENDS else OTHERS_FACTOR
         walk = 4 * torch.finfo(torch.float32).eps
-        names = ("result", *self.gradients)
-        return {n: (1 + self.stored) * unit + walk * self.terms[n] ** 0.5 for n in names}
+        floor = lambda n: max(BARS[self.dtype], walk * self.terms.get(n, 1) ** 0.5)
+        names = ("result", *self.case.gradients)
+        return {n: factor * max(floor(n), 2 * plain.get(n, 0.0)) for n in names}
 
-    def bare(self) -> Step:
-        forward, total = self.work["forward"], self.work["total"]
-        there, back = triad(forward.bytes), triad(total.bytes - forward.bytes)
-        return Step(there.forward, lambda _: back.forward())
+    def release(self) -> None:
+        self._made.clear()
+        self._truths.clear()
+
+
+PHASES = ("forward", "total")
 
 
 def used(op: str, inputs: Inputs) -> str:
@@ -174,168 +238,50 @@ def used(op: str, inputs: Inputs) -> str:
     return next(name for name, reason in answer.items() if reason == "used")
 
 
-def in_fallback(function: Callable) -> Callable:
-    def run(*arguments: object) -> object:
-        with use_backend("reference"):
-            return function(*arguments)
+def masked_l1_row(dtype: str, n: int = 16, side: int = 256, note: str = "") -> OperatorRow:
+    """The mask is a box an image; the gradient goes to the hybrid image alone, as in training."""
 
-    return run
+    def boxes(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        mask = torch.zeros(n, 1, side, side, dtype=torch.float64, device=generator.device)
+        for plane in mask:
+            place = torch.rand(2, generator=generator, device=generator.device)
+            top, left = (place * side / 2).int().tolist()
+            plane[:, top : top + side // 2, left : left + side // 2] = 1
+        return mask
 
-
-def size_of(*tensors: Tensor) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-# ---- masked_l1
-
-
-def _masked_l1(generator: torch.Generator, n: int = 16, side: int = 256) -> Inputs:
-    """Differences stay away from 0, where the derivative jumps; the mask is a box an image."""
-    normal = lambda: feature_map(generator, (n, 3, side, side))
-    hybrid = normal().clamp(-2, 2)
-    away = lambda t: hybrid + t + 0.25 * t.sign()
-    mask = torch.zeros(n, 1, side, side, dtype=torch.float64)
-    for i in range(n):
-        place = torch.rand(2, generator=generator, device=generator.device)
-        top, left = (place * side / 2).int().tolist()
-        mask[i, :, top : top + side // 2, left : left + side // 2] = 1
-    return {"hybrid": hybrid, "inside": away(normal()), "outside": away(normal()), "mask": mask}
-
-
-def _masked_l1_forward(a: Mapping) -> Work:
-    moved = size_of(a["hybrid"], a["inside"], a["outside"], a["mask"])
-    return Work(moved, 7 * a["hybrid"].numel())
-
-
-def _masked_l1_backward(a: Mapping) -> Work:
-    """The gradient is written, the mask read again; whatever else is kept is not counted."""
-    return Work(size_of(a["hybrid"], a["mask"]), 6 * a["hybrid"].numel())
-
-
-def masked_l1_row(dtype: str, n: int = 16, side: int = 256) -> OperatorRow:
-    return OperatorRow(
-        "masked_l1",
-        f"masked_l1 {n}x3x{side}x{side}",
-        lambda generator: _masked_l1(generator, n, side),
-        gradients=("hybrid",),
-        terms={"result": n * 3 * side**2, "hybrid": 1},
-        forward=_masked_l1_forward,
-        backward=_masked_l1_backward,
-        dtype=dtype,
-        layout=None,
-        note="gradient to the hybrid image alone, as in training; buffers below glibc's mmap"
-        " threshold: 4.8 ms, and 4.7 ms with freed memory kept (EPYC Zen 3)",
-    )
-
-
-# ---- crop_patches
-
-
-def _crops(generator: torch.Generator, n: int, side: int, size: int) -> Inputs:
-    """Boxes of 1/8 to 1/4 of the side, half of them mirrored."""
-    image = feature_map(generator, (n, 3, side, side))
-    wide = {"dtype": torch.float64, "device": generator.device}
-    draws = torch.rand(n, 8, 5, generator=generator, **wide)
-    half = (1 + draws[..., :2]) / 8
-    centre = (2 * draws[..., 2:4] - 1) * (1 - half)
-    half[..., 0] *= torch.where(draws[..., 4] < 0.5, -1.0, 1.0)
-    return {"image": image, "boxes": torch.cat((centre, half), -1), "size": size}
-
-
-def _crops_forward(a: Mapping) -> Work:
-    """Every patch is written; of the images at least a patch's share (1/8 a side) is read."""
-    image, count = a["image"], a["boxes"].shape[0] * a["boxes"].shape[1]
-    written = count * image.shape[1] * a["size"] ** 2
-    read = count * image[0].numel() // 64
-    return Work((written + read) * image.element_size(), 6 * written)
-
-
-def _crops_backward(a: Mapping) -> Work:
-    image, count = a["image"], a["boxes"].shape[0] * a["boxes"].shape[1]
-    read = count * image.shape[1] * a["size"] ** 2
-    return Work((read + image.numel()) * image.element_size(), 8 * read)
+    case = new("masked_l1", "row", (n, 3, side, side), boxes, gradients=("hybrid",))
+    terms, title = {"result": n * 3 * side**2}, f"masked_l1 {n}x3x{side}x{side}"
+    return OperatorRow(case, title, terms, dtype, layout=None, note=note)
 
 
 def crops_row(dtype: str = "float32", n: int = 16, side: int = 256, size: int = 64) -> OperatorRow:
+    from rwm_fast.ops.crop_patches import sample_boxes
+
+    boxes = lambda generator, n: sample_boxes(n, 8, generator=generator).double()
+    case = new("crop_patches", "row", (n, 3, side, side), boxes, size)
     # a sampling position is rounded by about W units of a pixel: as much as W² terms lose
-    return OperatorRow(
-        "crop_patches",
-        f"crop_patches {n} images x 8 -> {size} px",
-        lambda generator: _crops(generator, n, side, size),
-        gradients=("image",),
-        terms={"result": side**2, "image": side**2},
-        forward=_crops_forward,
-        backward=_crops_backward,
-        dtype=dtype,
-        layout=None,
-        kept=("boxes",),
-    )
+    terms, title = dict.fromkeys(("result", "image"), side**2), f"crop_patches {n} images x 8"
+    return OperatorRow(case, f"{title} -> {size} px", terms, dtype, layout=None)
 
 
-# ---- bias_act and upfirdn2d
-
-
-def feature_map(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal, where the generator is."""
-    where = generator.device
-    return torch.randn(shape, generator=generator, dtype=torch.float64, device=where)
-
-
-def away_from_0(channels: int) -> Tensor:
-    """Biases that keep a standard normal away from the kink, where rounding turns a derivative."""
-    return torch.tensor([6.0, -6.0], dtype=torch.float64).repeat(channels)[:channels]
-
-
-def bias_act_row(
-    shape: tuple[int, int, int, int], dtype: str, full: bool = False, note: str = ""
-) -> OperatorRow:
+def bias_act_row(shape: tuple[int, int, int, int], dtype: str, **more: object) -> OperatorRow:
     n, c, h, w = shape
-
-    def make(generator: torch.Generator) -> Inputs:
-        return {"x": feature_map(generator, shape).clamp(-5, 5), "bias": away_from_0(c)}
-
-    return OperatorRow(
-        "bias_act",
-        f"bias_act {n}x{c}x{h}x{w}",
-        make,
-        gradients=("x", "bias"),
-        terms={"result": 1, "x": 1, "bias": n * h * w},
-        forward=lambda a: Work(2 * size_of(a["x"]), 4 * a["x"].numel()),
-        backward=lambda a: Work(3 * size_of(a["x"]), 4 * a["x"].numel()),
-        dtype=dtype,
-        full=full,
-        note=note,
-    )
+    case = new("bias_act", "row", shape)
+    return OperatorRow(case, f"bias_act {n}x{c}x{h}x{w}", {"bias": n * h * w}, dtype, **more)
 
 
-def fir_row(
-    kind: str, shape: tuple[int, int, int, int], dtype: str, full: bool = False
-) -> OperatorRow:
-    settings = {
-        "blur": {"padding": [2, 1, 2, 1]},
-        "up": {"up": 2, "padding": [2, 1, 2, 1], "gain": 4.0},
-        "down": {"down": 2, "padding": [1, 1, 1, 1]},
-    }[kind]
-    area = {"blur": 1, "up": 4, "down": 0.25}[kind]
+FIR = {
+    "blur": {"padding": [2, 1, 2, 1]},
+    "up": {"up": 2, "padding": [2, 1, 2, 1], "gain": 4.0},
+    "down": {"down": 2, "padding": [1, 1, 1, 1]},
+}
+
+
+def fir_row(kind: str, shape: tuple[int, int, int, int], dtype: str, **more: object) -> OperatorRow:
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
-
-    def work(a: Mapping) -> Work:
-        """Two passes of four taps, two operations each; no zero is multiplied."""
-        written = int(a["x"].numel() * area)
-        moved = (a["x"].numel() + written) * a["x"].element_size()
-        return Work(moved, 2 * 8 * max(a["x"].numel(), written) // (2 if area != 1 else 1))
-
-    return OperatorRow(
-        "upfirdn2d",
-        f"FIR {kind} {'x'.join(map(str, shape))}",
-        lambda g: {"x": feature_map(g, shape), "filter": taps, **settings},
-        gradients=("x",),
-        terms={"result": 16, "x": 16},
-        forward=work,
-        backward=work,
-        dtype=dtype,
-        full=full,
-    )
+    case = new("upfirdn2d", "row", shape, taps, **FIR[kind])
+    title = f"FIR {kind} {'x'.join(map(str, shape))}"
+    return OperatorRow(case, title, dict.fromkeys(("result", "x"), 16), dtype, **more)
 
 
 # Measured with --memory-kept, which adds the column to any row.
@@ -343,15 +289,20 @@ FRESH_PAGES = (
     "two thirds of the time is the system's zeroing of fresh pages, in tensors of 128 MiB: 228 ms,"
     " and 72 ms with freed memory kept (EPYC Zen 3)"
 )
+BELOW = (
+    "gradient to the hybrid image alone, as in training; buffers below glibc's mmap threshold:"
+    " 4.8 ms, and 4.7 ms with freed memory kept (EPYC Zen 3)"
+)
 
 
-def rows() -> list[Row]:
-    small, large = (4, 64, 64, 64), (4, 128, 256, 256)
-    wide = "bfloat16"
+def rows(tiny: bool = False) -> list[Row]:
+    """For a CPU."""
+    small, large = ((2, 8, 16, 16), (2, 16, 32, 32)) if tiny else ((4, 64, 64, 64), LARGE)
+    wide, images = "bfloat16", {"n": 2, "side": 32} if tiny else {}
     return [
-        masked_l1_row("float32"),
-        masked_l1_row(wide),
-        crops_row(),
+        masked_l1_row("float32", note=BELOW, **images),
+        masked_l1_row(wide, note=BELOW, **images),
+        crops_row(**images, **({"size": 16} if tiny else {})),
         bias_act_row(small, "float32"),
         bias_act_row(small, wide, full=True),
         bias_act_row(large, "float32", full=True, note=FRESH_PAGES),
@@ -361,18 +312,16 @@ def rows() -> list[Row]:
     ]
 
 
-def bare_convolution(
-    x: Tensor, weight: Tensor, *, up: bool = False, down: int = 1, padding: int = 0
-) -> Step:
-    """torch's convolution and its two gradients in channels_last, nothing around them."""
-    x, weight = (t.detach().contiguous(memory_format=LAST) for t in (x, weight))
-    if up:
-        weight = weight.transpose(0, 1)
-    stride, padding = (2, 0) if up else (down, padding)
-    apply = F.conv_transpose2d if up else F.conv2d
-    arguments = ([stride] * 2, [padding] * 2, [1, 1], up, [0, 0], 1, [True, True, False])
-    dy = torch.randn_like(apply(x, weight, stride=stride, padding=padding))
-    return Step(
-        lambda: apply(x, weight, stride=stride, padding=padding),
-        lambda _: torch.ops.aten.convolution_backward(dy, x, weight, None, *arguments),
-    )
+LARGE = (4, 128, 256, 256)
+
+
+def gpu_rows() -> list[Row]:
+    """The operators that are bound by memory, in the order in which they were written."""
+    half, wide = "bfloat16", (16, 128, 256, 256)
+    found = [masked_l1_row(half), masked_l1_row("float32"), masked_l1_row("float32", side=1024)]
+    found += [crops_row(half, size=128), crops_row("float32", size=128)]
+    for dtype in (half, "float16"):
+        found += [bias_act_row(wide, dtype), bias_act_row((16, 512, 64, 64), dtype)]
+        found += [fir_row("blur", wide, dtype), fir_row("up", (16, 128, 128, 128), dtype)]
+        found += [fir_row("down", wide, dtype)]
+    return found

@@ -1,14 +1,14 @@
 // y = clamp(act(t)·gain), act(t) = t or slope·t where t <= 0, and its derivative read from y.
 #pragma once
 
+#include "bias_act/activation_settings.h"
 #include "common/cuda.cuh"
 
 namespace rwm::cuda {
 
-// A clamp that is not a number is none: no comparison with it holds.
 template <class A>
-struct Activation {
-  A slope, gain, clamp;
+struct Activation : ActivationSettings<A> {
+  using ActivationSettings<A>::slope, ActivationSettings<A>::gain, ActivationSettings<A>::clamp;
 
   __device__ __forceinline__ A forward(A t) const {
     const A y = (t > A(0) ? t : t * slope) * gain;
@@ -20,12 +20,9 @@ struct Activation {
   }
 };
 
-// The clamp is rounded as the results are, so that the backward pass recognises a clamped one.
 template <class T>
 Activation<accumulate_t<T>> activation(double slope, double gain, double clamp) {
-  using A = accumulate_t<T>;
-  const A rounded = static_cast<A>(static_cast<T>(static_cast<A>(clamp)));
-  return {static_cast<A>(slope), static_cast<A>(gain), rounded};
+  return {activation_settings<T>(slope, gain, clamp)};
 }
 
 }  // namespace rwm::cuda

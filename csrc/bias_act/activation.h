@@ -7,7 +7,8 @@ struct ActivationOf {
   V slope, gain, clamp;
 
   template <class Settings>
-  RWM_INLINE explicit ActivationOf(const Settings& s) : slope(V::set(s.slope)), gain(V::set(s.gain)), clamp(V::set(s.clamp)) {}
+  RWM_INLINE explicit ActivationOf(const Settings& s)
+      : slope(V::set(s.slope)), gain(V::set(s.gain)), clamp(V::set(s.clamp)) {}
 
   RWM_INLINE V forward(V t) const {
     const V y = where_positive(t, t, t * slope) * gain;

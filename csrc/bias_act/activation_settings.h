@@ -9,15 +9,17 @@ namespace rwm {
 
 template <class A>
 struct ActivationSettings {
-  A slope, gain, clamp;  // clamp NaN: none, since no comparison with it holds
+  A slope, gain, clamp;  // a clamp that is not a number is none: no comparison with it holds
 };
 
-// A clamp is rounded to the storage type, so that a clamped result equals it; infinite asks for none.
+// Slope, gain and clamp from Python, where an infinite clamp asks for none. A clamp is rounded to
+// the storage type, so that the backward pass recognises a clamped result.
 template <class T>
 ActivationSettings<accumulate_t<T>> activation_settings(double slope, double gain, double clamp) {
   using A = accumulate_t<T>;
-  const A limit = clamp < std::numeric_limits<double>::infinity() ? static_cast<A>(static_cast<T>(static_cast<A>(clamp)))
-                                                                  : std::numeric_limits<A>::quiet_NaN();
+  const A limit = clamp < std::numeric_limits<double>::infinity()
+                      ? static_cast<A>(static_cast<T>(static_cast<A>(clamp)))
+                      : std::numeric_limits<A>::quiet_NaN();
   return {static_cast<A>(slope), static_cast<A>(gain), limit};
 }
 

@@ -1,5 +1,5 @@
-// bias_act on CUDA. Two orders of memory, as on the CPU: rows [R, C], channels innermost, and planes
-// [N, C, S].
+// bias_act on CUDA. Two orders of memory, as on the CPU: rows [R, C], channels innermost, and
+// planes [N, C, S].
 #pragma once
 
 #include "bias_act/activation.cuh"
@@ -87,8 +87,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   partials[(n * chunks.divisor + part) * channels.divisor + channel] = sum;
 }
 
-// A block for a chunk of rows and up to 32 vectors of channels: `lanes` (a power of two) threads for a
-// row, kThreads / lanes rows at a time; partials [chunks, C].
+// A block for a chunk of rows and up to 32 vectors of channels: `lanes` (a power of two) threads
+// for a row, kThreads / lanes rows at a time; partials [chunks, C].
 template <class T, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     backward_rows(const T* __restrict__ dy, const T* __restrict__ y, T* __restrict__ dx,

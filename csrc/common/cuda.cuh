@@ -1,7 +1,7 @@
 // What every CUDA source uses: types, 16-byte accesses, sums over a warp and a block, launches.
 //
-// The same files compile without nvcc, against testing/cuda_on_cpu.h: a kernel may use what that header
-// knows. Kernels are given to a Launcher, shared memory is declared with RWM_SHARED.
+// The same files compile without nvcc, against testing/cuda_on_cpu.h: a kernel may use what that
+// header knows. Kernels are given to a Launcher, shared memory is declared with RWM_SHARED.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define RWM_SHARED(type, name, extents) __shared__ type name extents
-#define RWM_DYNAMIC_SHARED(type, name)                          \
+#define RWM_DYNAMIC_SHARED(type, name) \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   type* name = reinterpret_cast<type*>(name##_bytes)
 #else
@@ -71,15 +71,25 @@ constexpr int kWidth = kAccessBytes / static_cast<int>(sizeof(T));
 template <int BYTES>
 struct Raw;
 template <>
-struct Raw<1> { using type = std::uint8_t; };
+struct Raw<1> {
+  using type = std::uint8_t;
+};
 template <>
-struct Raw<2> { using type = std::uint16_t; };
+struct Raw<2> {
+  using type = std::uint16_t;
+};
 template <>
-struct Raw<4> { using type = unsigned; };
+struct Raw<4> {
+  using type = unsigned;
+};
 template <>
-struct Raw<8> { using type = uint2; };
+struct Raw<8> {
+  using type = uint2;
+};
 template <>
-struct Raw<16> { using type = uint4; };
+struct Raw<16> {
+  using type = uint4;
+};
 
 // N consecutive values in accesses of up to 16 bytes; p is a multiple of the access.
 template <int N, class T>
@@ -102,6 +112,22 @@ __device__ __forceinline__ void load(const T* __restrict__ p, A (&values)[N]) {
   for (int i = 0; i < N; ++i) values[i] = static_cast<A>(raw[i]);
 }
 
+// One access to global memory. nvcc splits an assignment of 16 bytes whose parts it keeps in
+// registers of their own into four of 4 bytes; an instruction stays one.
+template <class Access>
+__device__ __forceinline__ void store_access(Access* p, const Access& v) {
+#if defined(__CUDACC__)
+  if constexpr (sizeof(Access) == 16) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
+    return;
+  }
+#endif
+  *p = v;
+}
+
+// N consecutive values to global memory, narrowed, in accesses like those of load_raw.
 template <int N, class T, class A>
 __device__ __forceinline__ void store(T* __restrict__ p, const A (&values)[N]) {
   constexpr int kBytes = N * sizeof(T) < kAccessBytes ? N * sizeof(T) : kAccessBytes;
@@ -113,7 +139,7 @@ __device__ __forceinline__ void store(T* __restrict__ p, const A (&values)[N]) {
   for (int i = 0; i < static_cast<int>(N * sizeof(T)) / kBytes; ++i) {
     Access access;
     memcpy(&access, &raw[i * kBytes / sizeof(T)], kBytes);
-    reinterpret_cast<Access*>(p)[i] = access;
+    store_access(reinterpret_cast<Access*>(p) + i, access);
   }
 }
 
@@ -123,9 +149,9 @@ bool aligned(Pointers... pointers) {
   return ((static_cast<Pointer>(pointers) % kAccessBytes == 0) && ...);
 }
 
-// Division by a number known before the launch: a multiplication and a shift. A 64-bit division proper
-// is a subroutine call, around which ptxas spills registers. Exact for 0 <= n < 2^62:
-// with m = ⌈2^(63 + s) / d⌉ and 2^s >= d, ⌊n·m / 2^(63 + s)⌋ = ⌊n / d⌋ (Granlund and Montgomery, 1994).
+// Division by a number known before the launch: a multiplication and a shift. A 64-bit division
+// proper is a subroutine call, around which ptxas spills registers. Exact for 0 <= n < 2^62: with m
+// = ⌈2^(63 + s) / d⌉ and 2^s >= d, ⌊n·m / 2^(63 + s)⌋ = ⌊n / d⌋ (Granlund and Montgomery, 1994).
 struct Divider {
   std::int64_t divisor;
   std::uint64_t magic;
@@ -138,7 +164,8 @@ struct Divider {
                                        static_cast<std::uint64_t>(d));
   }
   __device__ __forceinline__ std::int64_t operator()(std::int64_t n) const {
-    return static_cast<std::int64_t>(__umul64hi(static_cast<std::uint64_t>(n) << 1, magic) >> shift);
+    return static_cast<std::int64_t>(__umul64hi(static_cast<std::uint64_t>(n) << 1, magic) >>
+                                     shift);
   }
 };
 

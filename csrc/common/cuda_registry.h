@@ -1,12 +1,14 @@
-// How a CUDA source offers its host functions, without pybind11, which nvcc would read once for every
-// GPU target: a list of names, argument kinds and thunks. bindings_cuda.cpp makes Python functions of
-// it, testing/library.cpp a C interface for the tests.
+// How a CUDA source offers its host functions, without pybind11, which nvcc would read once for
+// every GPU target: a list of names, argument kinds and thunks. common/cuda_bindings.h makes Python
+// functions of it. Arguments are numbers, addresses and records (const references to a class that
+// Python has).
 //
 //     void forward(Pointer x, Pointer y, std::int64_t size, float gain, int device, Pointer stream);
 //     RWM_CUDA_FUNCTION(scale_forward, forward);
 #pragma once
 
 #include <cstdint>
+#include <typeinfo>
 #include <utility>
 
 #include "common/dtype.h"
@@ -17,50 +19,39 @@ union Argument {
   std::int64_t integer;
   std::uint64_t pointer;
   double number;
+  const void* record;
 };
 
 template <class T>
-struct ArgumentKind;
-template <>
-struct ArgumentKind<int> {
-  static constexpr char code = 'i';
-  static int get(const Argument& a) { return static_cast<int>(a.integer); }
+struct ArgumentKind {
+  static constexpr char code = std::is_floating_point_v<T>  ? 'd'
+                               : std::is_same_v<T, Pointer> ? 'p'
+                                                            : 'i';
+  static const std::type_info* type() { return nullptr; }
+  static T get(const Argument& a) {
+    if constexpr (code == 'd') return static_cast<T>(a.number);
+    if constexpr (code == 'p') return static_cast<T>(a.pointer);
+    return static_cast<T>(a.integer);
+  }
 };
-template <>
-struct ArgumentKind<bool> {
-  static constexpr char code = 'i';
-  static bool get(const Argument& a) { return a.integer != 0; }
-};
-template <>
-struct ArgumentKind<std::int64_t> {
-  static constexpr char code = 'i';
-  static std::int64_t get(const Argument& a) { return a.integer; }
-};
-template <>
-struct ArgumentKind<Pointer> {
-  static constexpr char code = 'p';
-  static Pointer get(const Argument& a) { return static_cast<Pointer>(a.pointer); }
-};
-template <>
-struct ArgumentKind<double> {
-  static constexpr char code = 'd';
-  static double get(const Argument& a) { return a.number; }
-};
-template <>
-struct ArgumentKind<float> {
-  static constexpr char code = 'd';
-  static float get(const Argument& a) { return static_cast<float>(a.number); }
+template <class T>
+struct ArgumentKind<const T&> {
+  static constexpr char code = 'r';
+  static const std::type_info* type() { return &typeid(T); }
+  static const T& get(const Argument& a) { return *static_cast<const T*>(a.record); }
 };
 
 class CudaFunction {
  public:
   const char* name;
-  const char* kinds;  // one letter an argument: i, p, d
+  const char* kinds;                   // one letter an argument: i, p, d, r
+  const std::type_info* const* types;  // of the records
   void (*call)(const Argument*);
   CudaFunction* next;
 
-  CudaFunction(const char* name, const char* kinds, void (*call)(const Argument*))
-      : name(name), kinds(kinds), call(call), next(first()) {
+  CudaFunction(const char* name, const char* kinds, const std::type_info* const* types,
+               void (*call)(const Argument*))
+      : name(name), kinds(kinds), types(types), call(call), next(first()) {
     first() = this;
   }
 
@@ -76,8 +67,11 @@ struct Thunk;
 template <class... Types, void (*function)(Types...)>
 struct Thunk<function> {
   static constexpr char kinds[] = {ArgumentKind<Types>::code..., '\0'};
+  inline static const std::type_info* const types[] = {ArgumentKind<Types>::type()...};
 
-  static void call(const Argument* arguments) { apply(arguments, std::index_sequence_for<Types...>{}); }
+  static void call(const Argument* arguments) {
+    apply(arguments, std::index_sequence_for<Types...>{});
+  }
 
   template <std::size_t... I>
   static void apply(const Argument* arguments, std::index_sequence<I...>) {
@@ -87,6 +81,7 @@ struct Thunk<function> {
 
 }  // namespace rwm
 
-#define RWM_CUDA_FUNCTION(name, function)                                                    \
-  static ::rwm::CudaFunction rwm_cuda_##name(#name, ::rwm::Thunk<&function>::kinds,           \
+#define RWM_CUDA_FUNCTION(name, function) \
+  static ::rwm::CudaFunction rwm_cuda_##name(#name, ::rwm::Thunk<&function>::kinds, \
+                                             ::rwm::Thunk<&function>::types, \
                                              &::rwm::Thunk<&function>::call)

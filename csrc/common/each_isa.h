@@ -4,10 +4,12 @@
 //     #include "common/each_isa.h"
 //     RWM_EACH_ISA(A, bias_act_rows<T>(x, y, begin, end));   // inside the body of parallel_for, A the accumulator's type
 //
-// Double runs the baseline's copy at every instruction set: it serves the numerical checks of gradients, and copies cost build time.
+// Double runs the baseline's copy at every instruction set: it serves the numerical checks of
+// gradients, and copies cost build time.
 //
-// The kernel file has no include, no include guard and no namespace, and uses nothing of the standard library: it would be compiled
-// for the wider set and could be picked by the linker for everybody.
+// The kernel file has no include, no include guard and no namespace, and uses nothing of the
+// standard library: it would be compiled for the wider set and could be picked by the linker for
+// everybody.
 #include "common/simd.h"
 
 namespace rwm::baseline {

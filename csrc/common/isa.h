@@ -32,7 +32,7 @@ void set_isa(Isa value);
 #if defined(__x86_64__)
 #define RWM_TARGET_AVX2 __attribute__((target("avx2,fma,f16c,bmi2")))
 #define RWM_TARGET_AVX512 \
-  __attribute__((target(  \
+  __attribute__((target( \
       "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi2,prefer-vector-width=512")))
 #else
 #define RWM_TARGET_AVX2
@@ -64,19 +64,19 @@ auto run_best(Args... args) {
 // Regions for intrinsics. Everything between is compiled for that set: keep templates of the
 // standard library out of them.
 #if defined(__x86_64__) && defined(__clang__)
-#define RWM_BEGIN_AVX2                                                                    \
-  _Pragma(                                                                                \
+#define RWM_BEGIN_AVX2 \
+  _Pragma( \
       "clang attribute push(__attribute__((target(\"avx2,fma,f16c,bmi2\"))), apply_to = " \
       "function)")
-#define RWM_BEGIN_AVX512                                                                        \
-  _Pragma(                                                                                      \
-      "clang attribute "                                                                        \
+#define RWM_BEGIN_AVX512 \
+  _Pragma( \
+      "clang attribute " \
       "push(__attribute__((target(\"avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c," \
       "bmi2\"))), apply_to = function)")
 #define RWM_END_TARGET _Pragma("clang attribute pop")
 #elif defined(__x86_64__)
 #define RWM_BEGIN_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,bmi2\")")
-#define RWM_BEGIN_AVX512      \
+#define RWM_BEGIN_AVX512 \
   _Pragma("GCC push_options") \
       _Pragma("GCC target(\"avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi2\")")
 #define RWM_END_TARGET _Pragma("GCC pop_options")

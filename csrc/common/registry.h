@@ -6,8 +6,7 @@
 #pragma once
 
 #if defined(__CUDACC__)
-#error \
-    "nvcc reads pybind11 once for each GPU target, a minute a file: bind in csrc/<op>/cuda_bindings.cpp"
+#error "nvcc reads pybind11 once for each GPU target, a minute a file: see common/cuda_registry.h"
 #endif
 
 #include <pybind11/pybind11.h>
@@ -40,7 +39,7 @@ class Registration {
 
 }  // namespace rwm
 
-#define RWM_BIND(op)                                               \
-  static void rwm_bind_##op(::pybind11::module_& m);               \
+#define RWM_BIND(op) \
+  static void rwm_bind_##op(::pybind11::module_& m); \
   static ::rwm::Registration rwm_registration_##op(rwm_bind_##op); \
   static void rwm_bind_##op(::pybind11::module_& m)

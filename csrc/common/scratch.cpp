@@ -13,7 +13,8 @@
 namespace rwm {
 namespace {
 
-constexpr std::size_t kPage = std::size_t{2} << 20;    // a huge page on x86-64; elsewhere merely an alignment
+constexpr std::size_t kPage = std::size_t{2}
+                              << 20;  // a huge page on x86-64; elsewhere merely an alignment
 constexpr std::size_t kKept = std::size_t{128} << 20;  // bytes of unused blocks
 constexpr std::align_val_t kAlignment{64};
 
@@ -78,7 +79,8 @@ void give(void* data, std::size_t size) {
 
 }  // namespace
 
-Block::Block(std::size_t bytes) : size_(bytes < kPage ? bytes : (bytes + kPage - 1) / kPage * kPage) {
+Block::Block(std::size_t bytes)
+    : size_(bytes < kPage ? bytes : (bytes + kPage - 1) / kPage * kPage) {
   data_ = size_ < kPage ? ::operator new(size_, kAlignment) : take(size_);
 }
 
@@ -99,6 +101,7 @@ RWM_BIND(scratch) {
   py::class_<rwm::Block>(m, "Block", py::buffer_protocol())
       .def(py::init<std::size_t>())
       .def_buffer([](rwm::Block& b) {
-        return py::buffer_info(static_cast<std::uint8_t*>(b.data()), static_cast<py::ssize_t>(b.size()));
+        return py::buffer_info(static_cast<std::uint8_t*>(b.data()),
+                               static_cast<py::ssize_t>(b.size()));
       });
 }

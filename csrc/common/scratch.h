@@ -1,8 +1,10 @@
 // Large buffers that live for a call, or until Python drops them, kept for the next one.
 //
-// A fresh page costs more than the numbers in it: the kernel clears it, and in a virtual machine maps it twice. malloc gives buffers above
-// 32 MiB back at once, so every call would pay again. Blocks here are aligned for huge pages, ask for them where the system leaves that to
-// the program (512 times fewer faults and address translations), and stay in the process, at most kKept bytes of them.
+// A fresh page costs more than the numbers in it: the kernel clears it, and in a virtual machine
+// maps it twice. malloc gives buffers above 32 MiB back at once, so every call would pay again.
+// Blocks here are aligned for huge pages, ask for them where the system leaves that to the program
+// (512 times fewer faults and address translations), and stay in the process, at most kKept bytes
+// of them.
 #pragma once
 
 #include <cstddef>

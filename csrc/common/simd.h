@@ -1,8 +1,9 @@
 // A thin vector layer: float and double vectors with one interface for baseline, AVX2 and AVX-512.
 //
-// Kernels are templates over Vec<A>, A = float or double, in a file that each_isa.h compiles once per instruction set. Storage may be
-// float, double, bf16 or f16; arithmetic is always in A. A count instead of All{} handles the last channels: elements past it are
-// neither read nor written, and read as zero.
+// Kernels are templates over Vec<A>, A = float or double, in a file that each_isa.h compiles once
+// per instruction set. Storage may be float, double, bf16 or f16; arithmetic is always in A. A
+// count instead of All{} handles the last channels: elements past it are neither read nor written,
+// and read as zero.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ namespace rwm {
 
 struct All {};  // a whole vector
 
-// What the compiler makes of 16 bytes: every CPU, and double at every instruction set (correctness, not speed).
+// What the compiler makes of 16 bytes: every CPU, and double at every instruction set (correctness,
+// not speed).
 template <class A>
 struct Plain {
   typedef A Raw __attribute__((vector_size(16)));
@@ -69,8 +71,12 @@ struct Plain {
   // The second operand where either is NaN, as the x86 instructions do.
   friend RWM_INLINE Plain max(Plain a, Plain b) { return {a.v > b.v ? a.v : b.v}; }
   friend RWM_INLINE Plain min(Plain a, Plain b) { return {a.v < b.v ? a.v : b.v}; }
-  friend RWM_INLINE Plain where_positive(Plain x, Plain a, Plain b) { return {x.v > Raw{} ? a.v : b.v}; }
-  friend RWM_INLINE Plain where_at_most(Plain x, Plain limit, Plain a, Plain b) { return {x.v <= limit.v ? a.v : b.v}; }
+  friend RWM_INLINE Plain where_positive(Plain x, Plain a, Plain b) {
+    return {x.v > Raw{} ? a.v : b.v};
+  }
+  friend RWM_INLINE Plain where_at_most(Plain x, Plain limit, Plain a, Plain b) {
+    return {x.v <= limit.v ? a.v : b.v};
+  }
   friend RWM_INLINE Plain abs(Plain x) { return {x.v < Raw{} ? -x.v : x.v}; }
   friend RWM_INLINE A sum(Plain x) {
     A total = 0;
@@ -81,7 +87,9 @@ struct Plain {
 
 namespace baseline {
 template <class A>
-struct VecOf { using type = Plain<A>; };
+struct VecOf {
+  using type = Plain<A>;
+};
 }  // namespace baseline
 
 }  // namespace rwm
@@ -106,7 +114,8 @@ struct F32 {
   RWM_INLINE __m128i narrow(bf16*) const {
     const __m256i u = _mm256_castps_si256(v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-    __m256i r = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7FFF)), odd), 16);
+    __m256i r = _mm256_srli_epi32(
+        _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7FFF)), odd), 16);
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     r = _mm256_blendv_epi8(r, _mm256_set1_epi32(0x7FC0), nan);
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08));
@@ -114,10 +123,13 @@ struct F32 {
   RWM_INLINE __m128i narrow(f16*) const { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
 
   static RWM_INLINE __m256i mask(std::int64_t count) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
   static RWM_INLINE F32 load(const float* p, All = {}) { return {_mm256_loadu_ps(p)}; }
-  static RWM_INLINE F32 load(const float* p, std::int64_t count) { return {_mm256_maskload_ps(p, mask(count))}; }
+  static RWM_INLINE F32 load(const float* p, std::int64_t count) {
+    return {_mm256_maskload_ps(p, mask(count))};
+  }
   template <class T>
   static RWM_INLINE F32 load(const T* p, All = {}) {
     return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), p);
@@ -129,7 +141,9 @@ struct F32 {
     return widen(_mm_load_si128(reinterpret_cast<const __m128i*>(raw)), p);
   }
   RWM_INLINE void store(float* p, All = {}) const { _mm256_storeu_ps(p, v); }
-  RWM_INLINE void store(float* p, std::int64_t count) const { _mm256_maskstore_ps(p, mask(count), v); }
+  RWM_INLINE void store(float* p, std::int64_t count) const {
+    _mm256_maskstore_ps(p, mask(count), v);
+  }
   template <class T>
   RWM_INLINE void store(T* p, All = {}) const {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(p));
@@ -142,9 +156,14 @@ struct F32 {
   }
 
   using Index = __m256i;
-  static RWM_INLINE Index index(const std::int32_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
-  static RWM_INLINE F32 pick_near(const float* p, Index i) { return {_mm256_permutevar8x32_ps(_mm256_loadu_ps(p), i)}; }
-  static RWM_INLINE F32 pick_far(const float* p, Index i) {  // a permutation reads three bits, a blend the uppermost
+  static RWM_INLINE Index index(const std::int32_t* at) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+  }
+  static RWM_INLINE F32 pick_near(const float* p, Index i) {
+    return {_mm256_permutevar8x32_ps(_mm256_loadu_ps(p), i)};
+  }
+  static RWM_INLINE F32
+  pick_far(const float* p, Index i) {  // a permutation reads three bits, a blend the uppermost
     const __m256 second = _mm256_castsi256_ps(_mm256_slli_epi32(i, 28));
     return {_mm256_blendv_ps(pick_near(p, i).v, pick_near(p + 8, i).v, second)};
   }
@@ -171,9 +190,13 @@ struct F32 {
 };
 
 template <class A>
-struct VecOf { using type = Plain<A>; };
+struct VecOf {
+  using type = Plain<A>;
+};
 template <>
-struct VecOf<float> { using type = F32; };
+struct VecOf<float> {
+  using type = F32;
+};
 
 }  // namespace rwm::avx2
 RWM_END_TARGET
@@ -196,15 +219,20 @@ struct F32 {
   RWM_INLINE __m256i narrow(bf16*) const {
     const __m512i u = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    const __m512i r = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), odd), 16);
+    const __m512i r = _mm512_srli_epi32(
+        _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), odd), 16);
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, r, _mm512_set1_epi32(0x7FC0)));
   }
   RWM_INLINE __m256i narrow(f16*) const { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
 
-  static RWM_INLINE __mmask16 mask(std::int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
+  static RWM_INLINE __mmask16 mask(std::int64_t count) {
+    return static_cast<__mmask16>((1u << count) - 1u);
+  }
   static RWM_INLINE F32 load(const float* p, All = {}) { return {_mm512_loadu_ps(p)}; }
-  static RWM_INLINE F32 load(const float* p, std::int64_t count) { return {_mm512_maskz_loadu_ps(mask(count), p)}; }
+  static RWM_INLINE F32 load(const float* p, std::int64_t count) {
+    return {_mm512_maskz_loadu_ps(mask(count), p)};
+  }
   template <class T>
   static RWM_INLINE F32 load(const T* p, All = {}) {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), p);
@@ -214,7 +242,9 @@ struct F32 {
     return widen(_mm256_maskz_loadu_epi16(mask(count), p), p);
   }
   RWM_INLINE void store(float* p, All = {}) const { _mm512_storeu_ps(p, v); }
-  RWM_INLINE void store(float* p, std::int64_t count) const { _mm512_mask_storeu_ps(p, mask(count), v); }
+  RWM_INLINE void store(float* p, std::int64_t count) const {
+    _mm512_mask_storeu_ps(p, mask(count), v);
+  }
   template <class T>
   RWM_INLINE void store(T* p, All = {}) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(p));
@@ -226,7 +256,9 @@ struct F32 {
 
   using Index = __m512i;
   static RWM_INLINE Index index(const std::int32_t* at) { return _mm512_loadu_si512(at); }
-  static RWM_INLINE F32 pick_near(const float* p, Index i) { return {_mm512_permutexvar_ps(i, _mm512_loadu_ps(p))}; }
+  static RWM_INLINE F32 pick_near(const float* p, Index i) {
+    return {_mm512_permutexvar_ps(i, _mm512_loadu_ps(p))};
+  }
   static RWM_INLINE F32 pick_far(const float* p, Index i) {
     return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), i, _mm512_loadu_ps(p + 16))};
   }
@@ -239,7 +271,8 @@ struct F32 {
   friend RWM_INLINE F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
   friend RWM_INLINE F32 where_positive(F32 x, F32 a, F32 b) {
-    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v, a.v)};
+    return {
+        _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v, a.v)};
   }
   friend RWM_INLINE F32 where_at_most(F32 x, F32 limit, F32 a, F32 b) {
     return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_LE_OQ), b.v, a.v)};
@@ -249,9 +282,13 @@ struct F32 {
 };
 
 template <class A>
-struct VecOf { using type = Plain<A>; };
+struct VecOf {
+  using type = Plain<A>;
+};
 template <>
-struct VecOf<float> { using type = F32; };
+struct VecOf<float> {
+  using type = F32;
+};
 
 }  // namespace rwm::avx512
 RWM_END_TARGET

@@ -1,10 +1,12 @@
 // crop_patches and its adjoint on the CPU.
 //
-// Both are two band matrices (bands.h) applied to planes, Y · plane · Xᵀ, by the same kernels (kernels.h): a patch is such a product of
-// the image, and the adjoint adds up such products of the patches, with the transposed bands.
+// Both are two band matrices (bands.h) applied to planes, Y · plane · Xᵀ, by the same kernels
+// (kernels.h): a patch is such a product of the image, and the adjoint adds up such products of the
+// patches, with the transposed bands.
 //
-// The image is read in place. The adjoint gathers: every pixel of the gradient is summed in float32 or better, over the patches in order, a
-// few rows at a time that stay in the cache; the result does not depend on the number of threads.
+// The image is read in place. The adjoint gathers: every pixel of the gradient is summed in float32
+// or better, over the patches in order, a few rows at a time that stay in the cache; the result
+// does not depend on the number of threads.
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
@@ -57,8 +59,9 @@ std::int64_t vector_lanes() {
   return lanes;
 }
 
-// Asks for numbers before they are needed: rows of windows are too short for the processor's prefetchers. Always inlined, and so is what
-// calls it: GCC takes a function that only prefetches for one without effects, and leaves out the call.
+// Asks for numbers before they are needed: rows of windows are too short for the processor's
+// prefetchers. Always inlined, and so is what calls it: GCC takes a function that only prefetches
+// for one without effects, and leaves out the call.
 template <class T>
 RWM_INLINE void prefetch(const T* from, const T* end) {
   for (; from < end; from += 64 / sizeof(T)) __builtin_prefetch(from);
@@ -72,19 +75,22 @@ class Blocks {
 
   // Rows [begin, end) of the product, and `soon(i, n)` before the i-th of n blocks.
   template <bool Add, class U, class Soon>
-  void run(const PlanView<A>& plan, const T* plane, std::int64_t begin, std::int64_t end, U* out, std::int64_t stride,
-           const Soon& soon) {
+  void run(const PlanView<A>& plan, const T* plane, std::int64_t begin, std::int64_t end, U* out,
+           std::int64_t stride, const Soon& soon) {
     const std::int64_t block = start(plan), blocks = num_chunks(end - begin, block);
     for (std::int64_t i = 0; i < blocks; ++i) {
       soon(i, blocks);
       const std::int64_t first = begin + i * block, rows = std::min(block, end - first);
       const T* zeros = zeros_.data();
-      RWM_EACH_ISA(A, crop_rows<Add>(plan, plane, zeros, lines_.data(), first, rows, out + i * block * stride, stride));
+      RWM_EACH_ISA(A, crop_rows<Add>(plan, plane, zeros, lines_.data(), first, rows,
+                                     out + i * block * stride, stride));
     }
   }
 
  private:
-  static constexpr std::int64_t kLines = 4096, kMost = 8;  // numbers in all lines, which stay in the nearest cache; lines
+  static constexpr std::int64_t
+      kLines = 4096,
+      kMost = 8;  // numbers in all lines, which stay in the nearest cache; lines
 
   std::int64_t start(const PlanView<A>& plan) {
     const std::int64_t block = std::min(kMost, std::max<std::int64_t>(1, kLines / plan.room));
@@ -108,32 +114,40 @@ class Cropper {
  public:
   using A = accumulate_t<T>;
 
-  explicit Cropper(const Shape& shape) : s_(shape), points_(sample_points(shape.size)), lanes_(vector_lanes<A>()) {}
+  explicit Cropper(const Shape& shape)
+      : s_(shape), points_(sample_points(shape.size)), lanes_(vector_lanes<A>()) {}
 
   void operator()(const double* box, const T* image, T* patch) {
     sampling(box[0], box[2], points_, s_.width, x_);
     sampling(box[1], box[3], points_, s_.height, y_);
     // The window inside the image; empty where no point is inside, for low is the extent then.
-    const std::int64_t left = std::max<std::int64_t>(0, x_.low), top = std::max<std::int64_t>(0, y_.low);
-    const std::int64_t wide = std::min(s_.width, x_.low + x_.pixels) - left, tall = std::min(s_.height, y_.low + y_.pixels) - top;
+    const std::int64_t left = std::max<std::int64_t>(0, x_.low),
+                       top = std::max<std::int64_t>(0, y_.low);
+    const std::int64_t wide = std::min(s_.width, x_.low + x_.pixels) - left,
+                       tall = std::min(s_.height, y_.low + y_.pixels) - top;
     if (wide <= 0 || tall <= 0) {
       std::fill_n(patch, s_.planes * s_.patch_plane(), T(0));
       return;
     }
-    const auto prefetch_window = [&](std::int64_t plane, std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
+    const auto prefetch_window = [&](std::int64_t plane, std::int64_t begin,
+                                     std::int64_t end) __attribute__((always_inline)) {
       if (plane >= s_.planes) return;
-      const T* row = image + plane * s_.image_plane() + (top + begin) * s_.image_row() + left * s_.inner;
-      for (std::int64_t r = begin; r < end; ++r, row += s_.image_row()) prefetch(row, row + wide * s_.inner);
+      const T* row =
+          image + plane * s_.image_plane() + (top + begin) * s_.image_row() + left * s_.inner;
+      for (std::int64_t r = begin; r < end; ++r, row += s_.image_row())
+        prefetch(row, row + wide * s_.inner);
     };
     prefetch_window(0, 0, tall);
-    plan_.set(y_, y_.low, s_.height, x_, x_.low - left, wide, s_.inner, left * s_.inner, s_.image_row());
+    plan_.set(y_, y_.low, s_.height, x_, x_.low - left, wide, s_.inner, left * s_.inner,
+              s_.image_row());
     plan_.set_vectors(lanes_);
     const PlanView<A> plan = plan_.view();
     for (std::int64_t c = 0; c < s_.planes; ++c) {
-      blocks_.template run<false>(plan, image + c * s_.image_plane(), 0, s_.size, patch + c * s_.patch_plane(), s_.patch_row(),
-                                  [&](std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
-                                    prefetch_window(c + 1, tall * i / n, tall * (i + 1) / n);
-                                  });
+      blocks_.template run<false>(
+          plan, image + c * s_.image_plane(), 0, s_.size, patch + c * s_.patch_plane(),
+          s_.patch_row(), [&](std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
+            prefetch_window(c + 1, tall * i / n, tall * (i + 1) / n);
+          });
     }
   }
 
@@ -175,7 +189,8 @@ class Uncropper {
   explicit Uncropper(const Shape& shape) : s_(shape) {}
 
   // Rows [first, last) of a plane, from its patches.
-  void operator()(const Window<A>* windows, const T* patches, T* image, std::int64_t first, std::int64_t last) {
+  void operator()(const Window<A>* windows, const T* patches, T* image, std::int64_t first,
+                  std::int64_t last) {
     const std::int64_t size = (last - first) * s_.image_row();
     image += first * s_.image_row();
     if constexpr (std::is_same_v<T, A>) {
@@ -188,10 +203,13 @@ class Uncropper {
   }
 
  private:
-  void add(const Window<A>* windows, const T* patches, std::int64_t first, std::int64_t last, A* out) {
+  void add(const Window<A>* windows, const T* patches, std::int64_t first, std::int64_t last,
+           A* out) {
     std::fill_n(out, (last - first) * s_.image_row(), A(0));
     const auto next = [&](std::int64_t p) {  // patch from p on that meets these rows
-      while (p < s_.patches && std::max(first, windows[p].top) >= std::min(last, windows[p].top + windows[p].rows)) ++p;
+      while (p < s_.patches &&
+             std::max(first, windows[p].top) >= std::min(last, windows[p].top + windows[p].rows))
+        ++p;
       return p;
     };
     for (std::int64_t p = next(0), q = 0; p < s_.patches; p = q) {
@@ -199,18 +217,21 @@ class Uncropper {
       const T *soon = patches, *soon_end = patches;
       if (q < s_.patches) {
         const Window<A>& w = windows[q];
-        const auto range = w.plan.input_of(std::max(first, w.top) - w.top, std::min(last, w.top + w.rows) - w.top);
+        const auto range =
+            w.plan.input_of(std::max(first, w.top) - w.top, std::min(last, w.top + w.rows) - w.top);
         const T* plane = patches + q * s_.planes * s_.patch_plane();
         soon = plane + range.first, soon_end = plane + range.second;
       }
-      const auto prefetch_next = [&](std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
-        const std::int64_t size = soon_end - soon;
-        prefetch(soon + size * i / n, soon + size * (i + 1) / n);
-      };
+      const auto prefetch_next = [&](std::int64_t i, std::int64_t n)
+                                     __attribute__((always_inline)) {
+                                       const std::int64_t size = soon_end - soon;
+                                       prefetch(soon + size * i / n, soon + size * (i + 1) / n);
+                                     };
       const Window<A>& w = windows[p];
       const std::int64_t begin = std::max(first, w.top), end = std::min(last, w.top + w.rows);
-      blocks_.template run<true>(w.plan.view(), patches + p * s_.planes * s_.patch_plane(), begin - w.top, end - w.top,
-                                 out + (begin - first) * s_.image_row() + w.left, s_.image_row(), prefetch_next);
+      blocks_.template run<true>(
+          w.plan.view(), patches + p * s_.planes * s_.patch_plane(), begin - w.top, end - w.top,
+          out + (begin - first) * s_.image_row() + w.left, s_.image_row(), prefetch_next);
     }
   }
 
@@ -237,8 +258,8 @@ void forward(Pointer image, Pointer boxes, Pointer patches, std::int64_t images,
              std::int64_t num_patches, std::int64_t channels, std::int64_t height,
              std::int64_t width, std::int64_t size, bool channels_last, int dtype,
              int boxes_dtype) {
-  const Shape s = shape_of(images, num_patches, channels, height, width, size, channels_last, image,
-                           patches);
+  const Shape s =
+      shape_of(images, num_patches, channels, height, width, size, channels_last, image, patches);
   const std::vector<double> corners = boxes_as_double(boxes, boxes_dtype, images * num_patches * 4);
   dispatch(static_cast<DType>(dtype), "crop_patches", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -259,8 +280,8 @@ void adjoint(Pointer patches, Pointer boxes, Pointer image, std::int64_t images,
              std::int64_t num_patches, std::int64_t channels, std::int64_t height,
              std::int64_t width, std::int64_t size, bool channels_last, int dtype,
              int boxes_dtype) {
-  const Shape s = shape_of(images, num_patches, channels, height, width, size, channels_last, image,
-                           patches);
+  const Shape s =
+      shape_of(images, num_patches, channels, height, width, size, channels_last, image, patches);
   const std::vector<double> corners = boxes_as_double(boxes, boxes_dtype, images * num_patches * 4);
   dispatch(static_cast<DType>(dtype), "crop_patches", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -269,7 +290,8 @@ void adjoint(Pointer patches, Pointer boxes, Pointer image, std::int64_t images,
     const std::int64_t lanes = vector_lanes<A>();
     std::vector<Window<A>> windows(images * num_patches);
     parallel_for(0, images * num_patches, 16, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) windows[i] = Window<A>(s, points, lanes, corners.data() + 4 * i);
+      for (std::int64_t i = begin; i < end; ++i)
+        windows[i] = Window<A>(s, points, lanes, corners.data() + 4 * i);
     });
     // Pieces of a plane that stay in the cache while patch after patch is added to them.
     const std::int64_t rows = std::min(height, std::max<std::int64_t>(1, kGrain / s.image_row()));
@@ -279,7 +301,8 @@ void adjoint(Pointer patches, Pointer boxes, Pointer image, std::int64_t images,
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t first = i % pieces * rows, plane = i / pieces, n = plane / s.planes;
         const std::int64_t patch_plane = n * num_patches * s.planes + plane % s.planes;
-        uncrop(windows.data() + n * num_patches, as<const T>(patches) + patch_plane * s.patch_plane(),
+        uncrop(windows.data() + n * num_patches,
+               as<const T>(patches) + patch_plane * s.patch_plane(),
                as<T>(image) + plane * s.image_plane(), first, std::min(height, first + rows));
       }
     });

@@ -44,8 +44,8 @@ void adjoint(Pointer dpatches, Pointer boxes, Pointer dimage, std::int64_t image
   cuda::dispatch(dtype, kOp, [&](auto tag) {
     using T = typename decltype(tag)::type;
     launch(adjoint_kernel<T>, grid, kThreads, 0, as<T>(dpatches), as<Box<accumulate_t<T>>>(boxes),
-           as<T>(dimage), per_image, channels, height, width, size, Divider(across), Divider(tiles), in,
-           out);
+           as<T>(dimage), per_image, channels, height, width, size, Divider(across), Divider(tiles),
+           in, out);
   });
 }
 

@@ -9,7 +9,7 @@ using namespace rwm::cuda;
 
 constexpr int kThreads = 256;
 constexpr int kTileWidth = 32, kTileHeight = kThreads / kTileWidth;  // pixels of an adjoint block
-constexpr int kChunk = 4;  // channels that an adjoint thread sums at once: RGB in one go
+constexpr int kChunk = 4;     // channels that an adjoint thread sums at once: RGB in one go
 constexpr int kPatches = 64;  // patches that an adjoint block looks at together
 
 // Where a pixel or a channel lies: [.., C, H, W], or channels_last.
@@ -22,8 +22,8 @@ struct Box {
   A cx, cy, half_width, half_height;
 };
 
-// Pixel coordinate of sample k of 1 / inverse_samples along an axis of `size` pixels. Beyond ±4 a point
-// sees only zeros, whatever the size; so does one that is not a number, which fmax drops.
+// Pixel coordinate of sample k of 1 / inverse_samples along an axis of `size` pixels. Beyond ±4 a
+// point sees only zeros, whatever the size; so does one that is not a number, which fmax drops.
 template <class A>
 __device__ __forceinline__ A position(A centre, A half, int k, A inverse_samples, A size) {
   const A u = A(2 * k + 1) * inverse_samples - A(1);
@@ -82,7 +82,8 @@ __global__ void __launch_bounds__(kThreads, WIDTH > 1 ? 3 : 4)
       for (int k = 0; k < WIDTH; ++k) {
         const Taps<A> x(position(box.cx, box.half_width, j + k, inverse, A(width)));
         const A left = inside(x.first, width) ? static_cast<A>(row[x.first * step]) : A(0);
-        const A right = inside(x.first + 1, width) ? static_cast<A>(row[(x.first + 1) * step]) : A(0);
+        const A right =
+            inside(x.first + 1, width) ? static_cast<A>(row[(x.first + 1) * step]) : A(0);
         values[k] += y.weight[r] * (x.weight[0] * left + x.weight[1] * right);
       }
     }
@@ -96,8 +97,9 @@ struct Range {
   int low, high;  // empty if low > high
 };
 
-// Which samples of a box may see a pixel, along one axis. The position of sample k is start + k·step up
-// to rounding; where the step is so small that rounding could hide a sample, or not finite, it is all.
+// Which samples of a box may see a pixel, along one axis. The position of sample k is start +
+// k·step up to rounding; where the step is so small that rounding could hide a sample, or not
+// finite, it is all.
 template <class A>
 struct Reach {
   A centre, half, start, inverse_step, slack;

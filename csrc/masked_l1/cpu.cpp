@@ -130,19 +130,22 @@ void forward(Pointer h, Pointer g, Pointer a, Pointer m, Pointer codes, Pointer 
     using M = typename decltype(mask)::type;
     using A = accumulate_t<T>;
     std::vector<double> sums(shape.plane_runs());
-    parallel_for(0, shape.plane_runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        double sum = 0;
-        piece<A>(shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
-          const T *ph = as<const T>(h) + at, *pg = as<const T>(g) + at, *pa = as<const T>(a) + at;
-          std::uint8_t* const out = codes ? as<std::uint8_t>(codes) + at : nullptr;
-          A part = 0;
-          RWM_EACH_ISA(A, part = masked_l1_sum<A>(ph, pg, pa, masks, out, size));
-          sum += part;
+    parallel_for(
+        0, shape.plane_runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i) {
+            double sum = 0;
+            piece<A>(shape, as<const M>(m), i,
+                     [&](std::int64_t at, auto* masks, std::int64_t size) {
+                       const T *ph = as<const T>(h) + at, *pg = as<const T>(g) + at,
+                               *pa = as<const T>(a) + at;
+                       std::uint8_t* const out = codes ? as<std::uint8_t>(codes) + at : nullptr;
+                       A part = 0;
+                       RWM_EACH_ISA(A, part = masked_l1_sum<A>(ph, pg, pa, masks, out, size));
+                       sum += part;
+                     });
+            sums[i] = sum;
+          }
         });
-        sums[i] = sum;
-      }
-    });
     double total = 0;
     for (const double sum : sums) total += sum;
     *as<A>(loss) = static_cast<A>(total / static_cast<double>(shape.size()));
@@ -159,21 +162,23 @@ void backward(Pointer dloss, Pointer codes, Pointer m, Pointer dh, Pointer dg, P
     using M = typename decltype(mask)::type;
     using A = accumulate_t<T>;
     const A c = *as<const A>(dloss) / static_cast<A>(shape.size());
-    parallel_for(0, shape.plane_runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        piece<A>(shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
-          const std::uint8_t* const from = as<const std::uint8_t>(codes) + at;
-          const auto write = [&](Pointer out, A inside, A outside) {
-            if (!out) return;
-            T* const to = as<T>(out) + at;
-            RWM_EACH_ISA(A, masked_l1_gradient(from, masks, to, size, inside, outside));
-          };
-          write(dh, c, c);
-          write(dg, -c, A(0));
-          write(da, A(0), -c);
+    parallel_for(
+        0, shape.plane_runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i) {
+            piece<A>(
+                shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
+                  const std::uint8_t* const from = as<const std::uint8_t>(codes) + at;
+                  const auto write = [&](Pointer out, A inside, A outside) {
+                    if (!out) return;
+                    T* const to = as<T>(out) + at;
+                    RWM_EACH_ISA(A, masked_l1_gradient(from, masks, to, size, inside, outside));
+                  };
+                  write(dh, c, c);
+                  write(dg, -c, A(0));
+                  write(da, A(0), -c);
+                });
+          }
         });
-      }
-    });
   });
 }
 

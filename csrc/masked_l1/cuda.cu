@@ -7,8 +7,8 @@ namespace {
 
 const char* const kOp = "masked_l1";
 
-// f(T, M, width): the element types, and 16-byte accesses where they are possible. float64 is for checks,
-// not for speed: one element at a time.
+// f(T, M, width): the element types, and 16-byte accesses where they are possible. float64 is for
+// checks, not for speed: one element at a time.
 template <class F>
 void with_types(int dtype, int mask_dtype, bool wide, const F& f) {
   cuda::dispatch(dtype, kOp, [&](auto image) {
@@ -27,8 +27,9 @@ constexpr std::int64_t kWidest = 8;
 
 dim3 grid_for(const Shape& shape, std::int64_t items, int width) {
   const std::int64_t y = std::min(shape.images, kMaxBlocks);
-  return dim3(blocks_for(ceil_div(items, width), kThreads, std::max<std::int64_t>(1, kMaxBlocks / y)),
-              static_cast<unsigned>(y));
+  return dim3(
+      blocks_for(ceil_div(items, width), kThreads, std::max<std::int64_t>(1, kMaxBlocks / y)),
+      static_cast<unsigned>(y));
 }
 
 double inverse(const Shape& shape) {

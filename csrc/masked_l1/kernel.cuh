@@ -1,7 +1,9 @@
-// masked_l1 on CUDA: the loss in one launch, and its gradients. Notation of autograd.py: h, g, a, m.
+// masked_l1 on CUDA: the loss in one launch, and its gradients. Notation of autograd.py: h, g, a,
+// m.
 //
-// Two orders of memory. Planes: [N, C, S] with a mask value for each (n, s); it also serves a mask of
-// the images' own shape, as N = C = 1. Pixels: [S, C] with a mask value for each s (channels_last).
+// Two orders of memory. Planes: [N, C, S] with a mask value for each (n, s); it also serves a mask
+// of the images' own shape, as N = C = 1. Pixels: [S, C] with a mask value for each s
+// (channels_last).
 #pragma once
 
 #include "common/cuda.cuh"
@@ -194,10 +196,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, class M, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads)
     mask_backward_planes(const A* __restrict__ dloss, const T* __restrict__ h,
-                         const T* __restrict__ g, const T* __restrict__ a,
-                         const M* __restrict__ m, M* __restrict__ dm, Shape shape,
-                         std::int64_t channel_stride, std::int64_t spot_stride,
-                         double inverse_size) {
+                         const T* __restrict__ g, const T* __restrict__ a, const M* __restrict__ m,
+                         M* __restrict__ dm, Shape shape, std::int64_t channel_stride,
+                         std::int64_t spot_stride, double inverse_size) {
   const A scale = *dloss * static_cast<A>(inverse_size);
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * WIDTH;
   for (std::int64_t n = blockIdx.y; n < shape.images; n += gridDim.y) {

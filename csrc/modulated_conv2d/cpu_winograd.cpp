@@ -1,58 +1,19 @@
-// modulated_conv2d on the CPU: 3×3 convolutions of stride 1 and doublings, forward and both gradients, by Winograd's algorithm.
+// modulated_conv2d on the CPU: 3×3 convolutions of stride 1 and doublings, forward and both
+// gradients, by Winograd's algorithm.
 //
-// Tiles go in blocks through three passes, each cut among the threads: points of the input, products with one slab of weights after the other
-// (a slab is read once a block, and its columns stay in the first-level cache for all tiles), the output and its epilogue.
+// Tiles go in blocks through three passes, each cut among the threads: points of the input,
+// products with one slab of weights after the other (a slab is read once a block, and its columns
+// stay in the first-level cache for all tiles), the output and its epilogue.
 #include <vector>
 
-#include "common/dtype.h"
-#include "common/isa.h"
-#include "common/parallel.h"
-#include "common/registry.h"
 #include "common/scratch.h"
-#include "modulated_conv2d/arguments.h"
-#include "modulated_conv2d/winograd.h"
+#include "modulated_conv2d/cpu.h"
 
 #define RWM_KERNELS "modulated_conv2d/winograd_kernels.h"
 #include "common/each_isa.h"
 
 namespace {
 using namespace rwm;
-
-using Extents = py::tuple;  // the numbers of WinogradPlan, less the tiles
-using Strides = py::tuple;  // of KernelStrides
-
-constexpr const char* kOp = "modulated_conv2d";
-constexpr std::int64_t kMostPoints = 81;
-
-// Scales [N, K, C] and regions [N, K, plane] of a blend.
-void check_blend(std::int64_t batch, std::int64_t plane, std::int64_t channels, Pointer scale, Pointer regions, std::int64_t styles) {
-  check(styles > 0, kOp, ": styles must be at least 1, got ", styles);
-  elements(kOp, {batch, styles, kMostPoints, std::max(plane, channels)});
-  check(regions == 0 || scale != 0, kOp, ": regions without scales");
-  check(styles == 1 || scale == 0 || regions != 0, kOp, ": several styles without regions");
-}
-
-// Three taps with a stride of 2 from a wide side; they may leave its last pixel out.
-void check_sides(std::int64_t narrow, std::int64_t wide) {
-  check(narrow == 0 || wide == 2 * narrow + 1 || wide == 2 * narrow + 2, kOp, ": ", narrow, " and ", wide, " pixels do not go with a stride of 2");
-}
-
-WinogradPlan plan_of(const Extents& extents) {
-  check(extents.size() == 10, kOp, ": a plan has 10 numbers");
-  std::int64_t e[10];
-  integers(kOp, "the numbers of a plan", extents, e, 10);
-  elements(kOp, {e[0], e[1], e[2], e[3]});  // the input
-  elements(kOp, {e[0], e[4], e[5], e[6]});  // the output
-  elements(kOp, {kMostPoints, e[3], e[6]});  // weights
-  check(e[7] >= 0 && e[7] <= 2, kOp, ": the stride is 0 (none), 1 (up) or 2 (down), got ", e[7]);
-  check(std::max(std::abs(e[8]), std::abs(e[9])) < kMostElements, kOp, ": a patch starts far outside");
-  const auto stride = static_cast<Stride>(e[7]);
-  if (stride == Stride::up) check_sides(e[1], e[4]), check_sides(e[2], e[5]);
-  if (stride == Stride::down) check_sides(e[4], e[1]), check_sides(e[5], e[2]);
-  const std::int64_t h = stride == Stride::up ? e[1] : e[4], w = stride == Stride::up ? e[2] : e[5];
-  elements(kOp, {kMostPoints, e[0], (h + 3) / 4, (w + 3) / 4, std::max(e[3], e[6])});
-  return {e[0], e[1], e[2], e[3], e[4], e[5], e[6], stride, e[8], e[9], (h + 3) / 4, (w + 3) / 4};
-}
 
 // What every pass over the tiles reads.
 void check_run(const WinogradPlan& p, Pointer x, Pointer weights) {
@@ -71,9 +32,11 @@ std::int64_t columns_of_panel() {
 struct Slabs {
   std::int64_t wide, panels, depth, step;
 
-  // Steps, of slabs and of the grids below, are a cache line more than a power of two, which would map all points to one set of a cache.
+  // Steps, of slabs and of the grids below, are a cache line more than a power of two, which would
+  // map all points to one set of a cache.
   Slabs(std::int64_t wide, std::int64_t depth, std::int64_t columns)
-      : wide(wide), panels((columns + wide - 1) / wide), depth(depth), step(panels * depth * wide + 16) {}
+      : wide(wide), panels((columns + wide - 1) / wide), depth(depth),
+        step(panels * depth * wide + 16) {}
   std::int64_t panel() const { return depth * wide; }
   std::int64_t columns() const { return panels * wide; }
 };
@@ -83,92 +46,119 @@ Grid grid_of(std::int64_t tiles, std::int64_t channels) {
   return {(tiles * row + 1023) / 1024 * 1024 + 16, row};
 }
 
-// Tiles a block: enough that reading a slab pays, few enough for the caches; all blocks of about one size.
+// Tiles a block: enough that reading a slab pays, few enough for the caches; all blocks of about
+// one size.
 std::int64_t tiles_of_block(const WinogradPlan& p, std::int64_t most) {
   const std::int64_t blocks = std::max<std::int64_t>(1, num_chunks(p.tiles(), most));
   return num_chunks(p.tiles(), blocks);
 }
 
-constexpr std::int64_t grain_of(std::int64_t work, std::int64_t item) { return 1 + work / (item + 1); }
-constexpr std::int64_t kPass = 1 << 14, kProduct = 1 << 17;  // numbers and multiplications a thread is worth
+constexpr std::int64_t grain_of(std::int64_t work, std::int64_t item) {
+  return 1 + work / (item + 1);
+}
 
-// Numbers of the transformed weights, of the accumulator's type, for the instruction set in use.
-std::int64_t weights_size(std::int64_t in_c, std::int64_t out_c, int dtype) {
-  elements(kOp, {kMostPoints, in_c, out_c});
-  return with_float(dtype, [&](auto tag) {
+// Numbers of the transformed weights, for the instruction set in use.
+std::int64_t weights_size(const Kernels& kernels, bool adjoint) {
+  return with_float(kernels, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    return kSlabs * Slabs(columns_of_panel<A>(), in_c, out_c).step;
+    return kSlabs * Slabs(columns_of_panel<A>(), adjoint ? kernels.out_c : kernels.in_c,
+                          adjoint ? kernels.in_c : kernels.out_c)
+                        .step;
   });
 }
 
-// w holds 3×3 kernels from `depth` to `columns` channels, read backwards if `flip`; `wide`: for a stride of 2.
-void transform(Pointer w, Pointer out, const Strides& strides, bool turned, std::int64_t depth, std::int64_t columns, bool wide, bool flip, int dtype) {
-  present(kOp, elements(kOp, {kMostPoints, depth, columns}), {w, out});
-  const KernelStrides s = turned ? kernel_strides(kOp, strides, depth, columns, 9) : kernel_strides(kOp, strides, columns, depth, 9);
-  const std::int64_t sk = turned ? s.out : s.in, sn = turned ? s.in : s.out;
-  with_float(dtype, [&](auto tag) {
+// Whether the 3×3 kernels are read backwards; a doubling scatters, so turns them over.
+bool flips(const Kernels& kernels, bool wide, bool adjoint) {
+  return wide ? kernels.flip_weight : kernels.flip_weight == adjoint;
+}
+
+// The kernels at w as the products read them, for layers of stride 1 or doublings.
+void transform(const Kernels& kernels, Pointer w, Pointer out, std::int64_t up, bool adjoint) {
+  WinogradPlan::check_kernels(kOp, kernels, up);
+  present(kOp, kernels.pairs(), {w, out});
+  const KernelStrides s = kernels.strides();
+  const bool wide = up == 2, flip = flips(kernels, wide, adjoint);
+  const std::int64_t depth = adjoint ? kernels.out_c : kernels.in_c,
+                     columns = adjoint ? kernels.in_c : kernels.out_c;
+  const std::int64_t sk = adjoint ? s.out : s.in, sn = adjoint ? s.in : s.out;
+  with_float(kernels, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const Slabs slabs(columns_of_panel<A>(), depth, columns);
     const auto* from = as<const A>(w);
     const py::gil_scoped_release release;
-    parallel_for(0, slabs.panels, grain_of(kPass, slabs.panel()), [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t i = first; i < last; ++i) {
-        A* to = as<A>(out) + i * slabs.panel();
-        if (wide) {
-          RWM_EACH_ISA(A, transform_weights<true>(from, sk, sn, s.tap, depth, columns, flip, i, to, slabs.step));
-        } else {
-          RWM_EACH_ISA(A, transform_weights<false>(from, sk, sn, s.tap, depth, columns, flip, i, to, slabs.step));
-        }
-      }
-    });
+    parallel_for(0, slabs.panels, grain_of(kPass, slabs.panel()),
+                 [&](std::int64_t first, std::int64_t last) {
+                   for (std::int64_t i = first; i < last; ++i) {
+                     A* to = as<A>(out) + i * slabs.panel();
+                     with_bool(wide, [&](auto w) {
+                       RWM_EACH_ISA(
+                           A, transform_weights<decltype(w)::value>(
+                                  from, sk, sn, s.tap, depth, columns, flip, i, to, slabs.step));
+                     });
+                   }
+                 });
   });
 }
 
 // Points of tiles [begin, begin + tiles) of the input, or of the gradient's narrow side.
 template <class A>
-void input_points_of(const WinogradPlan& p, const A* x, const A* zeros, const Blend<A>& blend, std::int64_t begin, std::int64_t tiles, A* points,
-                     Grid grid) {
-  parallel_for(0, tiles, grain_of(kPass, p.points() * p.in_c), [&](std::int64_t first, std::int64_t last) {
-    std::vector<A> shares(static_cast<std::size_t>(36 * blend.styles));
-    RWM_EACH_ISA(A, transform_input(p, x, zeros, blend, kWidePlaces.of, begin + first, begin + last, points + first * grid.row, grid, shares.data()));
-  });
+void input_points_of(const WinogradPlan& p, const A* x, const A* zeros, const Blend<A>& blend,
+                     std::int64_t begin, std::int64_t tiles, A* points, Grid grid) {
+  parallel_for(
+      0, tiles, grain_of(kPass, p.points() * p.in_c), [&](std::int64_t first, std::int64_t last) {
+        std::vector<A> shares(static_cast<std::size_t>(36 * blend.styles));
+        RWM_EACH_ISA(
+            A, transform_input(p, x, zeros, blend, kWidePlaces.of, begin + first, begin + last,
+                               points + first * grid.row, grid, shares.data()));
+      });
 }
 
 template <class A>
-void wide_points_of(const WinogradPlan& p, const A* x, std::int64_t h, std::int64_t w, std::int64_t c, std::int64_t begin, std::int64_t tiles,
-                    A* points, Grid grid) {
+void wide_points_of(const WinogradPlan& p, const A* x, std::int64_t h, std::int64_t w,
+                    std::int64_t c, std::int64_t begin, std::int64_t tiles, A* points, Grid grid) {
   parallel_for(0, tiles, grain_of(kPass, 81 * c), [&](std::int64_t first, std::int64_t last) {
-    RWM_EACH_ISA(A, transform_wide(p, x, h, w, c, kWidePlaces.of, begin + first, begin + last, points + first * grid.row, grid));
+    RWM_EACH_ISA(A, transform_wide(p, x, h, w, c, kWidePlaces.of, begin + first, begin + last,
+                                   points + first * grid.row, grid));
   });
 }
 
 template <class A>
-void products_of(const WinogradPlan& p, const Slabs& slabs, const A* points, Grid from, const A* weights, A* m, Grid to, std::int64_t tiles) {
-  parallel_for(0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()), [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; ++i) {
-      const std::int64_t slab = i / slabs.panels, panel = i % slabs.panels;
-      const A* w = weights + slab * slabs.step + panel * slabs.panel();
-      RWM_EACH_ISA(A, multiply_panel(points, from, w, m + panel * slabs.wide, to, p.first(slab), p.count(slab), tiles, slabs.depth));
-    }
-  });
+void products_of(const WinogradPlan& p, const Slabs& slabs, const A* points, Grid from,
+                 const A* weights, A* m, Grid to, std::int64_t tiles) {
+  parallel_for(0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()),
+               [&](std::int64_t first, std::int64_t last) {
+                 for (std::int64_t i = first; i < last; ++i) {
+                   const std::int64_t slab = i / slabs.panels, panel = i % slabs.panels;
+                   const A* w = weights + slab * slabs.step + panel * slabs.panel();
+                   RWM_EACH_ISA(
+                       A, multiply_panel(points, from, w, m + panel * slabs.wide, to, p.first(slab),
+                                         p.count(slab), tiles, slabs.depth));
+                 }
+               });
 }
 
 template <class A>
-void outputs_of(const WinogradPlan& p, const A* m, Grid grid, A* y, const Epilogue<A, A>& e, std::int64_t begin, std::int64_t tiles) {
+void outputs_of(const WinogradPlan& p, const A* m, Grid grid, A* y, const Epilogue<A, A>& e,
+                std::int64_t begin, std::int64_t tiles) {
   if (p.stride == Stride::up) {  // by channels: tiles share pixels
     constexpr std::int64_t kLine = 16;
-    parallel_for(0, num_chunks(p.out_c, kLine), grain_of(kPass, 81 * tiles * kLine), [&](std::int64_t first, std::int64_t last) {
-      RWM_EACH_ISA(A, add_wide(p, m, grid, y, kWidePlaces.of, begin, begin + tiles, first * kLine, std::min(p.out_c, last * kLine)));
-    });
+    parallel_for(0, num_chunks(p.out_c, kLine), grain_of(kPass, 81 * tiles * kLine),
+                 [&](std::int64_t first, std::int64_t last) {
+                   RWM_EACH_ISA(A, add_wide(p, m, grid, y, kWidePlaces.of, begin, begin + tiles,
+                                            first * kLine, std::min(p.out_c, last * kLine)));
+                 });
     return;
   }
-  parallel_for(0, tiles, grain_of(kPass, p.points() * p.out_c), [&](std::int64_t first, std::int64_t last) {
-    RWM_EACH_ISA(A, transform_output(p, m + first * grid.row, grid, y, e, kWidePlaces.of, begin + first, begin + last));
-  });
+  parallel_for(0, tiles, grain_of(kPass, p.points() * p.out_c),
+               [&](std::int64_t first, std::int64_t last) {
+                 RWM_EACH_ISA(A, transform_output(p, m + first * grid.row, grid, y, e,
+                                                  kWidePlaces.of, begin + first, begin + last));
+               });
 }
 
 template <class A>
-void run_blocks(const WinogradPlan& p, const A* x, const Blend<A>& before, const A* weights, A* y, const Epilogue<A, A>& after) {
+void run_blocks(const WinogradPlan& p, const A* x, const Blend<A>& before, const A* weights, A* y,
+                const Epilogue<A, A>& after) {
   const Slabs slabs(columns_of_panel<A>(), p.in_c, p.out_c);
   const std::int64_t room = tiles_of_block(p, 64);
   const Grid from = grid_of(room, p.in_c), to = grid_of(room, slabs.columns());
@@ -189,74 +179,67 @@ void run_blocks(const WinogradPlan& p, const A* x, const Blend<A>& before, const
   }
 }
 
-void check_forward(const WinogradPlan& p) { check(p.stride != Stride::down, kOp, ": a halving is the adjoint of a doubling and nothing else"); }
-
-// y = clamp(act(b·conv(a·x) + noise + bias)·gain); up: y = conv(a·x) and nothing else. x, y are channels_last.
-void forward(const Extents& extents, Pointer x, Pointer weights, Pointer y, Pointer a, Pointer regions_in, Pointer b, Pointer regions_out,
-             std::int64_t styles, Pointer noise, std::int64_t noise_step, Pointer bias, double slope, double gain, double clamp, int dtype) {
-  const WinogradPlan p = plan_of(extents);
+// y = epilogue(conv(before·x)); up: y = conv(before·x) and nothing else.
+void forward(const WinogradPlan& p, Pointer x, Pointer weights, Pointer y,
+             const records::Blend& before, const records::Epilogue& after) {
   check_run(p, x, weights);
-  present(kOp, p.batch * p.out_h * p.out_w * p.out_c, {y});
-  check_blend(p.batch, p.in_h * p.in_w, p.in_c, a, regions_in, styles);
-  check_blend(p.batch, p.out_h * p.out_w, p.out_c, b, regions_out, styles);
-  check(noise_step == 0 || noise_step == p.out_h * p.out_w, kOp, ": noise of another size");
-  check_forward(p);
-  with_float(dtype, [&](auto tag) {
+  present(kOp, p.outputs(), {y});
+  before.check_sizes(p.batch, p.in_h * p.in_w, p.in_c);
+  after.blend.check_sizes(p.batch, p.out_h * p.out_w, p.out_c);
+  with_float(p.kernels, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    Epilogue<A, A> e;
-    e.blend = {as<const A>(b), as<const A>(regions_out), styles};
-    e.noise = as<const A>(noise);
-    e.noise_step = noise_step;
-    e.bias = as<const A>(bias);
-    e.activation = activation_settings<A>(slope, gain, clamp);
-    e.activate = true;
+    const Epilogue<A, A> e(after, p.out_h * p.out_w);
     const py::gil_scoped_release release;
-    run_blocks<A>(p, as<const A>(x), {as<const A>(a), as<const A>(regions_in), styles}, as<const A>(weights), as<A>(y), e);
+    run_blocks<A>(p, as<const A>(x), Blend<A>(before), as<const A>(weights), as<A>(y), e);
   });
 }
 
-// The adjoint: with dz = convᵀ(du), dx = a·dz and da[n, k, i] = sum_p r_k·x·dz. Here the plan's input is du, its output dx. dx or da may be 0;
-// without da, x may be.
-void input_gradient(const Extents& extents, Pointer du, Pointer weights, Pointer dx, Pointer x, Pointer da, Pointer a, Pointer regions,
-                    std::int64_t styles, int dtype) {
-  const WinogradPlan p = plan_of(extents);
+// The adjoint: with dz = convᵀ(du), dx = before·dz and da[n, k, i] = sum_p r_k·x·dz. dx or da may
+// be 0; without da, x may be.
+void input_gradient(const WinogradPlan& forward, Pointer du, Pointer weights, Pointer dx, Pointer x,
+                    Pointer da, const records::Blend& before) {
+  const WinogradPlan p = forward.adjoint();
   check_run(p, du, weights);
-  check_blend(p.batch, p.out_h * p.out_w, p.out_c, a, regions, styles);
-  present(kOp, da != 0 ? p.batch * p.out_h * p.out_w * p.out_c : 0, {x});
-  check(p.stride != Stride::up || da == 0, kOp, ": the scale's gradient comes behind the filter");
-  with_float(dtype, [&](auto tag) {
+  before.check_sizes(p.batch, p.out_h * p.out_w, p.out_c);
+  present(kOp, da != 0 ? p.outputs() : 0, {x});
+  with_float(p.kernels, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    const std::int64_t row = styles * p.out_c, image = p.tiles_y * p.tiles_x;
-    Epilogue<A, A> e;
-    e.blend = {as<const A>(a), as<const A>(regions), styles};
+    const std::int64_t row = before.styles * p.out_c, image = p.tiles_y * p.tiles_x;
+    Epilogue<A, A> e(before);
     e.x = as<const A>(x);
     const Scratch<A> products(da != 0 ? p.batch * image * row : 1);
     e.products = da != 0 ? products.get() : nullptr;
     const py::gil_scoped_release release;
-    run_blocks<A>(p, as<const A>(du), {}, as<const A>(weights), as<A>(dx), e);
+    run_blocks<A>(p, as<const A>(du), Blend<A>(), as<const A>(weights), as<A>(dx), e);
     if (da == 0) return;
-    parallel_for(0, p.batch, grain_of(kPass, image * row), [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t n = first; n < last; ++n) {
-        A* total = as<A>(da) + n * row;
-        std::fill(total, total + row, A(0));
-        RWM_EACH_ISA(A, add_rows(total, products.get() + n * image * row, image, row));
-      }
-    });
+    parallel_for(0, p.batch, grain_of(kPass, image * row),
+                 [&](std::int64_t first, std::int64_t last) {
+                   for (std::int64_t n = first; n < last; ++n) {
+                     A* total = as<A>(da) + n * row;
+                     std::fill(total, total + row, A(0));
+                     RWM_EACH_ISA(A, add_rows(total, products.get() + n * image * row, image, row));
+                   }
+                 });
   });
 }
 
 // Points of tiles [begin, begin + tiles) of du, on the side that the plan's output has.
 template <class A>
-void gradient_points_of(const WinogradPlan& p, const A* du, std::int64_t begin, std::int64_t tiles, A* points, Grid grid) {
-  if (p.stride == Stride::up) return wide_points_of(p, du, p.out_h, p.out_w, p.out_c, begin, tiles, points, grid);
+void gradient_points_of(const WinogradPlan& p, const A* du, std::int64_t begin, std::int64_t tiles,
+                        A* points, Grid grid) {
+  if (p.stride == Stride::up)
+    return wide_points_of(p, du, p.out_h, p.out_w, p.out_c, begin, tiles, points, grid);
   parallel_for(0, tiles, grain_of(kPass, 36 * p.out_c), [&](std::int64_t first, std::int64_t last) {
-    RWM_EACH_ISA(A, transform_gradient(p, du, begin + first, begin + last, points + first * grid.row, grid));
+    RWM_EACH_ISA(
+        A, transform_gradient(p, du, begin + first, begin + last, points + first * grid.row, grid));
   });
 }
 
-// The gradient of each product's weights: slabs.columns() numbers a row, rows of p.out_c, `step` from slab to slab.
+// The gradient of each product's weights: slabs.columns() numbers a row, rows of p.out_c, `step`
+// from slab to slab.
 template <class A>
-void gradients_of_slabs(const WinogradPlan& p, const Slabs& slabs, const A* x, const Blend<A>& before, const A* du, A* products, std::int64_t step) {
+void gradients_of_slabs(const WinogradPlan& p, const Slabs& slabs, const A* x,
+                        const Blend<A>& before, const A* du, A* products, std::int64_t step) {
   const std::int64_t room = tiles_of_block(p, 64), ld = slabs.columns();
   const Grid left = grid_of(room, p.out_c), right = grid_of(room, ld);
   const Scratch<A> points(p.points() * right.step), gradients(p.points() * left.step);
@@ -268,49 +251,57 @@ void gradients_of_slabs(const WinogradPlan& p, const Slabs& slabs, const A* x, c
     const std::int64_t tiles = std::min(room, p.tiles() - begin);
     input_points_of(p, x, zeros.data(), before, begin, tiles, points.get(), right);
     gradient_points_of(p, du, begin, tiles, gradients.get(), left);
-    parallel_for(0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()), [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t i = first; i < last; ++i) {
-        const std::int64_t slab = i / slabs.panels, column = i % slabs.panels * slabs.wide;
-        A* to = products + slab * step + column;
-        RWM_EACH_ISA(A, multiply_gradients(gradients.get(), left, points.get() + column, right, to, ld, p.first(slab), p.count(slab), tiles, p.out_c,
-                                           begin > 0));
-      }
-    });
+    parallel_for(
+        0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()),
+        [&](std::int64_t first, std::int64_t last) {
+          for (std::int64_t i = first; i < last; ++i) {
+            const std::int64_t slab = i / slabs.panels, column = i % slabs.panels * slabs.wide;
+            A* to = products + slab * step + column;
+            RWM_EACH_ISA(
+                A, multiply_gradients(gradients.get(), left, points.get() + column, right, to, ld,
+                                      p.first(slab), p.count(slab), tiles, p.out_c, begin > 0));
+          }
+        });
   }
 }
 
-// dw = the gradient of the kernels from x and du, + 2 w·scale[o, i] if a scale is given. w and dw have the same strides. The plan is that of
-// the forward pass.
-void weight_gradient(const Extents& extents, Pointer x, Pointer a, Pointer regions, std::int64_t styles, Pointer du, bool flip, const Strides& strides,
-                     Pointer w, Pointer scale, Pointer dw, int dtype) {
-  const WinogradPlan p = plan_of(extents);
+// dw = the gradient of the kernels from x and du, + 2 weight·scale[o, i] if a scale is given; like
+// the weight.
+void weight_gradient(const WinogradPlan& p, Pointer x, Pointer du, const records::Blend& before,
+                     Pointer weight, Pointer scale, Pointer dw) {
   check_run(p, x, du);
-  check_blend(p.batch, p.in_h * p.in_w, p.in_c, a, regions, styles);
-  present(kOp, p.in_c * p.out_c, {dw});
-  present(kOp, scale != 0 ? p.in_c * p.out_c : 0, {w});
-  const KernelStrides s = kernel_strides(kOp, strides, p.out_c, p.in_c, 9);
-  check_forward(p);
-  with_float(dtype, [&](auto tag) {
+  before.check_sizes(p.batch, p.in_h * p.in_w, p.in_c);
+  present(kOp, p.kernels.pairs(), {dw});
+  present(kOp, scale != 0 ? p.kernels.pairs() : 0, {weight});
+  const KernelStrides s = p.kernels.strides();
+  const bool flip = flips(p.kernels, p.wide(), false);
+  with_float(p.kernels, [&](auto tag) {
     using A = typename decltype(tag)::type;
     const Slabs slabs(columns_of_panel<A>(), p.out_c, p.in_c);
     const std::int64_t ld = slabs.columns(), step = p.out_c * ld + 16;
     const Scratch<A> products(kSlabs * step);
     const py::gil_scoped_release release;
-    gradients_of_slabs<A>(p, slabs, as<const A>(x), {as<const A>(a), as<const A>(regions), styles}, as<const A>(du), products.get(), step);
-    parallel_for(0, p.out_c, grain_of(kPass, 36 * p.in_c), [&](std::int64_t first, std::int64_t last) {
-      const auto *pw = as<const A>(w), *ps = as<const A>(scale);
-      if (p.wide()) {
-        RWM_EACH_ISA(A, finish_weight_gradient<true>(products.get(), step, ld, p.in_c, flip, pw, ps, as<A>(dw), s, first, last));
-      } else {
-        RWM_EACH_ISA(A, finish_weight_gradient<false>(products.get(), step, ld, p.in_c, flip, pw, ps, as<A>(dw), s, first, last));
-      }
-    });
+    gradients_of_slabs<A>(p, slabs, as<const A>(x), Blend<A>(before), as<const A>(du),
+                          products.get(), step);
+    parallel_for(
+        0, p.out_c, grain_of(kPass, 36 * p.in_c), [&](std::int64_t first, std::int64_t last) {
+          const auto *pw = as<const A>(weight), *ps = as<const A>(scale);
+          with_bool(p.wide(), [&](auto w) {
+            RWM_EACH_ISA(
+                A, finish_weight_gradient<decltype(w)::value>(
+                       products.get(), step, ld, p.in_c, flip, pw, ps, as<A>(dw), s, first, last));
+          });
+        });
   });
 }
 
 }  // namespace
 
 RWM_BIND(modulated_conv2d_winograd) {
+  record<WinogradPlan>(m, "WinogradPlan")
+      .def(py::init<const Kernels&, std::int64_t, Pair, Pair, std::int64_t, Pair>(),
+           py::arg("kernels"), py::arg("batch"), py::arg("in_size"), py::arg("out_size"),
+           py::arg("up"), py::arg("offset"));
   m.def("modulated_conv2d_winograd_weights_size", &weights_size);
   m.def("modulated_conv2d_winograd_weights", &transform);
   m.def("modulated_conv2d_winograd", &forward);

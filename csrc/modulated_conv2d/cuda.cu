@@ -1,9 +1,14 @@
 // Launches of the passes around a modulated convolution.
 #include "common/cuda_registry.h"
 #include "modulated_conv2d/kernel.cuh"
+#include "modulated_conv2d/records.h"
 
 namespace rwm::modulated_conv2d {
 namespace {
+
+using records::Blend;
+using records::Epilogue;
+using records::Images;
 
 const char* const kOp = "modulated_conv2d";
 
@@ -13,10 +18,10 @@ constexpr int kWide = sizeof(T) == 8 ? 1 : kWidth<T>;
 
 // f(T, width).
 template <class F>
-void with_width(int dtype, std::int64_t channels, bool are_aligned, const F& f) {
-  cuda::dispatch(dtype, kOp, [&](auto tag) {
+void with_width(const Images& images, bool are_aligned, const F& f) {
+  cuda::dispatch(images.dtype, kOp, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if (are_aligned && channels % kWide<T> == 0) {
+    if (are_aligned && images.channels % kWide<T> == 0) {
       f(tag, std::integral_constant<int, kWide<T>>{});
     } else {
       f(tag, std::integral_constant<int, 1>{});
@@ -24,11 +29,11 @@ void with_width(int dtype, std::int64_t channels, bool are_aligned, const F& f) 
   });
 }
 
-Work work(std::int64_t images, std::int64_t pixels, std::int64_t channels, std::int64_t chunks,
-          int width) {
+Work work(const Images& images, std::int64_t chunks, int width) {
   int lanes = 1;
-  while (lanes < kWarp && lanes * width < channels) lanes *= 2;
-  return {images, pixels, channels, ceil_div(pixels, chunks), lanes, Divider(chunks)};
+  while (lanes < kWarp && lanes * width < images.channels) lanes *= 2;
+  return {images.batch, images.pixels,  images.channels, ceil_div(images.pixels, chunks),
+          lanes,        Divider(chunks)};
 }
 
 dim3 grid_for(const Work& w, int width) {
@@ -36,29 +41,42 @@ dim3 grid_for(const Work& w, int width) {
               static_cast<unsigned>(ceil_div(w.channels, w.lanes * width)));
 }
 
-// See Backward. `summed` styles (1 or 2) from first_style on go into channel_sums; an activation only
-// with y. `wide`: 16-byte accesses; the caller decides, since the number of runs depends on it.
-void backward(Pointer g, Pointer y, Pointer u, Pointer scale, Pointer regions, Pointer noise,
-              Pointer strength, Pointer bias, Pointer out, Pointer channel_sums,
-              Pointer pixel_sums, Pointer region_sums, Pointer strength_sums, std::int64_t images,
-              std::int64_t pixels, std::int64_t channels, std::int64_t chunks, std::int64_t styles,
-              std::int64_t first_style, int summed, std::int64_t noise_stride, bool recover,
-              bool wide, double slope, double gain, double clamp, int dtype, int device,
-              Pointer stream) {
-  check(summed == 1 || summed == 2, kOp, ": cannot sum ", summed, " styles at once");
-  check(!wide || aligned(g, y, u, scale, bias, out, channel_sums), kOp, ": misaligned tensors");
+template <class T>
+Activation<accumulate_t<T>> typed(const records::Activation& a) {
+  return activation<T>(a.slope, a.gain, a.clamp);
+}
+
+// See Backward. An activation only with y; `recover`: u is read back from it.
+void backward(const Images& images, Pointer g, Pointer y, Pointer u, bool recover,
+              const Epilogue& e, const records::Sums& sums, int device, Pointer stream) {
+  check(!sums.wide || aligned(g, y, u, e.blend.scale, e.bias, sums.out, sums.channels), kOp,
+        ": misaligned tensors");
   const Launcher launch(kOp, device, stream);
-  with_width(dtype, channels, wide, [&](auto tag, auto width) {
+  with_width(images, sums.wide, [&](auto tag, auto width) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
     constexpr int kW = decltype(width)::value;
-    const Work w = work(images, pixels, channels, chunks, kW);
-    const Backward<T, A> b{as<T>(g), as<T>(y), as<T>(u), as<A>(scale), as<A>(regions), as<A>(noise),
-                           as<A>(strength), as<A>(bias), as<T>(out), as<A>(channel_sums),
-                           as<A>(pixel_sums), as<A>(region_sums), as<A>(strength_sums), styles,
-                           first_style, noise_stride, recover, activation<T>(slope, gain, clamp)};
-    launch(summed == 1 ? backward_kernel<T, kW, 1> : backward_kernel<T, kW, 2>, grid_for(w, kW),
-           kThreads, 0, w, b);
+    const Work w = work(images, sums.chunks, kW);
+    const Backward<T, A> b{as<T>(g),
+                           as<T>(y),
+                           as<T>(u),
+                           as<A>(e.blend.scale),
+                           as<A>(e.blend.regions),
+                           as<A>(e.noise),
+                           as<A>(e.strength),
+                           as<A>(e.bias),
+                           as<T>(sums.out),
+                           as<A>(sums.channels),
+                           as<A>(sums.pixels),
+                           as<A>(sums.regions),
+                           as<A>(sums.strength),
+                           e.blend.styles,
+                           sums.first_style,
+                           e.noise_per_image ? images.pixels : 0,
+                           recover,
+                           typed<T>(e.activation)};
+    launch(sums.summed == 1 ? backward_kernel<T, kW, 1> : backward_kernel<T, kW, 2>,
+           grid_for(w, kW), kThreads, 0, w, b);
   });
 }
 
@@ -73,47 +91,58 @@ void sum(Pointer partials, Pointer out, std::int64_t groups, std::int64_t rows,
   }
 }
 
-// Weight [outputs, channels] and styles [images, count, channels] in the accumulation type; both must fit
-// in shared memory (to_rgb_fits in Python).
-void to_rgb(Pointer x, Pointer weight, Pointer styles, Pointer regions, Pointer bias, Pointer y,
-            std::int64_t images, std::int64_t pixels, std::int64_t channels, std::int64_t chunks,
-            int outputs, int count, double slope, double gain, double clamp, int dtype, int device,
+// Weight [outputs, channels] and the styles of an image, in the accumulator's type, must fit in
+// shared memory together (`serves` in cuda/to_rgb.py). Of `after`, bias and activation.
+void to_rgb(const Images& images, Pointer x, Pointer weight, Pointer y, int outputs,
+            std::int64_t chunks, const Blend& before, const Epilogue& after, int device,
             Pointer stream) {
   check(outputs >= 1 && outputs <= kOutputs, kOp, ": to_rgb has up to ", kOutputs, " outputs");
+  records::check_least(kOp, "chunks", chunks, 1);
+  present(kOp, 1, {before.scale});
   const Launcher launch(kOp, device, stream);
-  with_width(dtype, channels, aligned(x), [&](auto tag, auto width) {
+  with_width(images, aligned(x), [&](auto tag, auto width) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
     constexpr int kW = decltype(width)::value;
-    const Work w = work(images, pixels, channels, chunks, kW);
-    const std::size_t shared = sizeof(A) * static_cast<std::size_t>((outputs + count) * channels);
-    launch(to_rgb_kernel<T, kW>, dim3(static_cast<unsigned>(images * chunks)), kThreads, shared,
-           as<T>(x), as<A>(weight), as<A>(styles), as<A>(regions), as<A>(bias), as<T>(y), w,
-           outputs, count, activation<T>(slope, gain, clamp));
+    const Work w = work(images, chunks, kW);
+    const int styles = static_cast<int>(before.styles);
+    const std::size_t shared =
+        sizeof(A) * static_cast<std::size_t>((outputs + styles) * images.channels);
+    launch(to_rgb_kernel<T, kW>, dim3(static_cast<unsigned>(images.batch * chunks)), kThreads,
+           shared, as<T>(x), as<A>(weight), as<A>(before.scale), as<A>(before.regions),
+           as<A>(after.bias), as<T>(y), w, outputs, styles, typed<T>(after.activation));
   });
 }
 
-// See ToRgbBackward; one or two styles.
-void to_rgb_backward(Pointer dy, Pointer y, Pointer x, Pointer weight, Pointer styles,
-                     Pointer regions, Pointer dx, Pointer products, Pointer bias_sums,
-                     std::int64_t images, std::int64_t pixels, std::int64_t channels,
-                     std::int64_t chunks, int outputs, int count, double slope, double gain,
-                     double clamp, int dtype, int device, Pointer stream) {
-  check(outputs >= 1 && outputs <= kOutputs, kOp, ": to_rgb has up to ", kOutputs, " outputs");
-  check(count == 1 || count == 2, kOp, ": to_rgb_backward serves one or two styles");
+// See ToRgbBackward; one or two styles. y may be 0 where the activation is linear and has no clamp.
+void to_rgb_backward(const Images& images, Pointer dy, Pointer y, Pointer x, Pointer weight,
+                     const Blend& before, const records::Activation& act,
+                     const records::RgbSums& sums, int device, Pointer stream) {
+  check(sums.outputs <= kOutputs, kOp, ": to_rgb has up to ", kOutputs, " outputs");
+  present(kOp, 1, {before.scale});
+  check(before.styles <= 2, kOp, ": to_rgb_backward serves one or two styles");
   const Launcher launch(kOp, device, stream);
-  const bool wide = aligned(x, weight, styles, dx, products);
-  with_width(dtype, channels, wide, [&](auto tag, auto width) {
-    using T = typename decltype(tag)::type;
-    using A = accumulate_t<T>;
-    constexpr int kW = decltype(width)::value;
-    const Work w = work(images, pixels, channels, chunks, kW);
-    const ToRgbBackward<T, A> b{as<T>(dy), as<T>(y), as<T>(x), as<A>(weight), as<A>(styles),
-                                as<A>(regions), as<T>(dx), as<A>(products), as<A>(bias_sums),
-                                outputs, activation<T>(slope, gain, clamp)};
-    launch(count == 1 ? to_rgb_backward_kernel<T, kW, 1> : to_rgb_backward_kernel<T, kW, 2>,
-           grid_for(w, kW), kThreads, 0, w, b);
-  });
+  with_width(images, aligned(x, weight, before.scale, sums.dx, sums.products),
+             [&](auto tag, auto width) {
+               using T = typename decltype(tag)::type;
+               using A = accumulate_t<T>;
+               constexpr int kW = decltype(width)::value;
+               const Work w = work(images, sums.chunks, kW);
+               const ToRgbBackward<T, A> b{as<T>(dy),
+                                           as<T>(y),
+                                           as<T>(x),
+                                           as<A>(weight),
+                                           as<A>(before.scale),
+                                           as<A>(before.regions),
+                                           as<T>(sums.dx),
+                                           as<A>(sums.products),
+                                           as<A>(sums.bias),
+                                           sums.outputs,
+                                           typed<T>(act)};
+               launch(before.styles == 1 ? to_rgb_backward_kernel<T, kW, 1>
+                                         : to_rgb_backward_kernel<T, kW, 2>,
+                      grid_for(w, kW), kThreads, 0, w, b);
+             });
 }
 
 }  // namespace

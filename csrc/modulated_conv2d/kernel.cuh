@@ -1,5 +1,5 @@
-// The backward passes around a modulated convolution, and the whole of a 1×1 one with few outputs (to
-// RGB). Images are [N, P, C], channels innermost. The forward passes are upfirdn2d's epilogue.
+// The backward passes around a modulated convolution, and the whole of a 1×1 one with few outputs
+// (to RGB). Images are [N, P, C], channels innermost. The forward passes are upfirdn2d's epilogue.
 #pragma once
 
 #include "bias_act/activation.cuh"
@@ -11,17 +11,18 @@ using namespace rwm::cuda;
 
 constexpr int kThreads = 256;
 
-// How a block divides its work: `lanes` threads (a power of two up to 32) for a pixel, each with one vector
-// of channels; blockIdx.y counts runs of `lanes` vectors, blockIdx.x chunks of pixels.
+// How a block divides its work: `lanes` threads (a power of two up to 32) for a pixel, each with
+// one vector of channels; blockIdx.y counts runs of `lanes` vectors, blockIdx.x chunks of pixels.
 struct Work {
   std::int64_t images, pixels, channels, chunk;
   int lanes;
   Divider chunks;
 };
 
-// out = scale ⊙ dv with dv = act'(y)·g, and the sums of dv and of q = dv·u. Between the result and the
-// convolution: g = dy, u the convolution's result, scale the demodulation. Between the convolution and x:
-// g = dz, u = x, scale the styles, no activation. Pointers to what is not wanted are null.
+// out = scale ⊙ dv with dv = act'(y)·g, and the sums of dv and of q = dv·u. Between the result and
+// the convolution: g = dy, u the convolution's result, scale the demodulation. Between the
+// convolution and x: g = dz, u = x, scale the styles, no activation. Pointers to what is not wanted
+// are null.
 template <class T, class A>
 struct Backward {
   const T* g;
@@ -33,10 +34,10 @@ struct Backward {
   const A* strength;  // null = 1
   const A* bias;      // [C]
   T* out;
-  A* channel_sums;    // [N, chunks, STYLES + 1, C]: Σ_p r_k·q for STYLES styles, Σ_p dv
-  A* pixel_sums;      // [runs, N, P]: Σ_c dv
-  A* region_sums;     // [runs, N, K, P]: Σ_c scale_k·q
-  A* strength_sums;   // [runs, N, chunks]: Σ_pc noise·dv
+  A* channel_sums;   // [N, chunks, STYLES + 1, C]: Σ_p r_k·q for STYLES styles, Σ_p dv
+  A* pixel_sums;     // [runs, N, P]: Σ_c dv
+  A* region_sums;    // [runs, N, K, P]: Σ_c scale_k·q
+  A* strength_sums;  // [runs, N, chunks]: Σ_pc noise·dv
   std::int64_t styles, first_style, noise_stride;
   bool recover;
   Activation<A> act;
@@ -70,14 +71,13 @@ __device__ __forceinline__ void blended_scale(const Backward<T, A>& b, const Wor
   }
 }
 
-// q = (dy·y − dv·(strength·noise + bias)) / scale: linear and leaky ReLU have act'(v)·v = act(v), so
-// dv·v = dy·y wherever y is not clamped. 0 where no region claims the pixel (scale = 0).
+// q = (dy·y − dv·(strength·noise + bias)) / scale: linear and leaky ReLU have act'(v)·v = act(v),
+// so dv·v = dy·y wherever y is not clamped. 0 where no region claims the pixel (scale = 0).
 template <int WIDTH, class T, class A>
-__device__ __forceinline__ void recover(const Backward<T, A>& b, std::int64_t n,
-                                        std::int64_t pixel, std::int64_t channel,
-                                        const A (&dy)[WIDTH], const A (&y)[WIDTH],
-                                        const A (&dv)[WIDTH], const A (&scale)[WIDTH],
-                                        A (&q)[WIDTH]) {
+__device__ __forceinline__ void recover(const Backward<T, A>& b, std::int64_t n, std::int64_t pixel,
+                                        std::int64_t channel, const A (&dy)[WIDTH],
+                                        const A (&y)[WIDTH], const A (&dv)[WIDTH],
+                                        const A (&scale)[WIDTH], A (&q)[WIDTH]) {
   A shift = 0, bias[WIDTH] = {};
   if (b.noise != nullptr) {
     shift = b.noise[n * b.noise_stride + pixel] * (b.strength != nullptr ? *b.strength : A(1));
@@ -145,7 +145,8 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(Work w, Backward<
       for (int k = 0; k < STYLES; ++k) {
         const std::int64_t style = b.first_style + k;
         if (style >= b.styles) continue;
-        const A r = b.regions != nullptr ? b.regions[(n * b.styles + style) * w.pixels + pixel] : A(1);
+        const A r =
+            b.regions != nullptr ? b.regions[(n * b.styles + style) * w.pixels + pixel] : A(1);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) style_sum[k][i] += r * q[i];
       }
@@ -271,20 +272,20 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <class T, class A>
 struct ToRgbBackward {
   const T* dy;
-  const T* y;         // null: dv = dy·gain
+  const T* y;  // null: dv = dy·gain
   const T* x;
-  const A* weight;    // [O, C]
-  const A* styles;    // [N, K, C]
-  const A* regions;   // [N, K, P]
-  T* dx;              // may be null
-  A* products;        // [N, chunks, STYLES, outputs, C]; may be null
-  A* bias_sums;       // [N, chunks, outputs]; may be null
+  const A* weight;   // [O, C]
+  const A* styles;   // [N, K, C]
+  const A* regions;  // [N, K, P]
+  T* dx;             // may be null
+  A* products;       // [N, chunks, STYLES, outputs, C]; may be null
+  A* bias_sums;      // [N, chunks, outputs]; may be null
   int outputs;
   Activation<A> act;
 };
 
 template <class T, int WIDTH, int STYLES, class A = accumulate_t<T>>
-__global__ void __launch_bounds__(kThreads, WIDTH * STYLES > 8 ? 1 : 2)
+__global__ void __launch_bounds__(kThreads, WIDTH* STYLES > 8 ? 1 : 2)
     to_rgb_backward_kernel(Work w, ToRgbBackward<T, A> b) {
   RWM_SHARED(A, sums, [kThreads][WIDTH]);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % w.lanes;

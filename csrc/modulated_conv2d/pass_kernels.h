@@ -1,7 +1,8 @@
-// Compiled once per instruction set (common/each_isa.h): everything around a convolution that is not ours. Channels are innermost.
+// Compiled once per instruction set (common/each_isa.h): everything around a convolution that is
+// not ours. Channels are innermost.
 //
-// All of them go through a few pixels of one image at a time, vector of channels by vector: scales are loaded once for the few, and sums
-// over pixels are touched once.
+// All of them go through a few pixels of one image at a time, vector of channels by vector: scales
+// are loaded once for the few, and sums over pixels are touched once.
 
 #include "modulated_conv2d/scale_kernels.h"
 
@@ -9,21 +10,26 @@ constexpr std::int64_t kFew = 8;
 
 // z = a·x for pixels [first, last) of image n; x, z [N, H·W, C].
 template <bool Regions, class T, class A>
-void scale_pixels(const T* x, T* z, const Blend<A>& a, std::int64_t n, std::int64_t first, std::int64_t last, std::int64_t plane, std::int64_t channels) {
+void scale_pixels(const T* x, T* z, const Blend<A>& a, std::int64_t n, std::int64_t first,
+                  std::int64_t last, std::int64_t plane, std::int64_t channels) {
   using V = Vec<A>;
   for (std::int64_t p = first; p < last; p += kFew) {
     const std::int64_t few = last - p < kFew ? last - p : kFew, at = (n * plane + p) * channels;
     each_channel<V>(channels, [&](std::int64_t c, auto count) __attribute__((always_inline)) {
       const ScaleAt<V, Regions, A> s(a, n, p, plane, channels, c, count);
-      for (std::int64_t i = 0; i < few; ++i) (s.at(i, count) * V::load(x + at + i * channels + c, count)).store(z + at + i * channels + c, count);
+      for (std::int64_t i = 0; i < few; ++i)
+        (s.at(i, count) * V::load(x + at + i * channels + c, count))
+            .store(z + at + i * channels + c, count);
     });
   }
 }
 
-// dx = a·dz and sums[k, c] += sum_p r_k·x·dz, for pixels [first, last) of image n. dx or sums may be absent.
+// dx = a·dz and sums[k, c] += sum_p r_k·x·dz, for pixels [first, last) of image n. dx or sums may
+// be absent.
 template <bool Regions, class T, class A>
-void adjoint_pixels(const T* dz, const T* x, T* dx, A* sums, const Blend<A>& a, std::int64_t n, std::int64_t first, std::int64_t last,
-                    std::int64_t plane, std::int64_t channels) {
+void adjoint_pixels(const T* dz, const T* x, T* dx, A* sums, const Blend<A>& a, std::int64_t n,
+                    std::int64_t first, std::int64_t last, std::int64_t plane,
+                    std::int64_t channels) {
   using V = Vec<A>;
   for (std::int64_t p = first; p < last; p += kFew) {
     const std::int64_t few = last - p < kFew ? last - p : kFew, at = (n * plane + p) * channels;
@@ -37,7 +43,8 @@ void adjoint_pixels(const T* dz, const T* x, T* dx, A* sums, const Blend<A>& a, 
         const V product = g * V::load(x + at + i * channels + c, count);
         total = total + product;
         for (std::int64_t k = 0; Regions && k < a.styles; ++k)
-          fma(V::set(s.shares[k * plane + i]), product, V::load(sums + k * channels + c, count)).store(sums + k * channels + c, count);
+          fma(V::set(s.shares[k * plane + i]), product, V::load(sums + k * channels + c, count))
+              .store(sums + k * channels + c, count);
       }
       if (sums != nullptr && !Regions) (V::load(sums + c, count) + total).store(sums + c, count);
     });
@@ -46,8 +53,8 @@ void adjoint_pixels(const T* dz, const T* x, T* dx, A* sums, const Blend<A>& a, 
 
 // y = clamp(act(b·u + noise + bias)·gain) for pixels [first, last) of image n.
 template <bool Regions, class T, class A>
-void epilogue_pixels(const T* u, T* y, const Epilogue<T, A>& e, std::int64_t n, std::int64_t first, std::int64_t last, std::int64_t plane,
-                     std::int64_t channels) {
+void epilogue_pixels(const T* u, T* y, const Epilogue<T, A>& e, std::int64_t n, std::int64_t first,
+                     std::int64_t last, std::int64_t plane, std::int64_t channels) {
   using V = Vec<A>;
   const ActivationOf<V> act(e.activation);
   for (std::int64_t p = first; p < last; p += kFew) {
@@ -57,20 +64,24 @@ void epilogue_pixels(const T* u, T* y, const Epilogue<T, A>& e, std::int64_t n, 
       const ScaleAt<V, Regions, A> b(e.blend, n, p, plane, channels, c, count);
       const V bias = e.bias != nullptr ? V::load(e.bias + c, count) : V::zero();
       for (std::int64_t i = 0; i < few; ++i) {
-        const V add = noise != nullptr ? bias + V::set(noise[i]) : bias;
-        act.forward(fma(b.at(i, count), V::load(u + at + i * channels + c, count), add)).store(y + at + i * channels + c, count);
+        const V add = noise != nullptr ? bias + V::set(noise[i] * e.strength) : bias;
+        act.forward(fma(b.at(i, count), V::load(u + at + i * channels + c, count), add))
+            .store(y + at + i * channels + c, count);
       }
     });
   }
 }
 
 // The epilogue's derivative for pixels [first, last) of image n:
-//   dv = act'(dy, y), du = b·dv, sums[0, o] += sum_p dv, sums[1 + k, o] += sum_p r_k·dv·u, noise_sums[p] = sum_o dv.
-// u is given, or read back: dv·u = (dy·y - dv·(noise + bias))/b, since act'(v)·v = act(v); 0 where y is clamped or b is 0. du, noise_sums and
-// the products may be absent.
+//   dv = act'(dy, y), du = b·dv, sums[0, o] += sum_p dv, sums[1 + k, o] += sum_p r_k·dv·u,
+//   noise_sums[p] = sum_o dv.
+// u is given, or read back: dv·u = (dy·y - dv·(noise + bias))/b, since act'(v)·v = act(v); 0 where
+// y is clamped or b is 0. du, noise_sums and the products may be absent.
 template <bool Regions, class T, class A>
-void epilogue_backward_pixels(const T* dy, const T* y, const T* u, bool products, T* du, A* sums, A* noise_sums, const Epilogue<T, A>& e,
-                              std::int64_t n, std::int64_t first, std::int64_t last, std::int64_t plane, std::int64_t channels) {
+void epilogue_backward_pixels(const T* dy, const T* y, const T* u, bool products, T* du, A* sums,
+                              A* noise_sums, const Epilogue<T, A>& e, std::int64_t n,
+                              std::int64_t first, std::int64_t last, std::int64_t plane,
+                              std::int64_t channels) {
   using V = Vec<A>;
   const ActivationOf<V> act(e.activation);
   for (std::int64_t p = first; p < last; p += kFew) {
@@ -94,7 +105,7 @@ void epilogue_backward_pixels(const T* dy, const T* y, const T* u, bool products
         if (u != nullptr) {
           product = dv * V::load(u + o, count);
         } else {
-          const V add = noise != nullptr ? bias + V::set(noise[i]) : bias;
+          const V add = noise != nullptr ? bias + V::set(noise[i] * e.strength) : bias;
           product = where_at_most(act.clamp, abs(out), V::zero(), g * out) - dv * add;
           if (Regions) product = product / where_positive(abs(b), b, V::set(A(1)));
         }
@@ -106,11 +117,14 @@ void epilogue_backward_pixels(const T* dy, const T* y, const T* u, bool products
       }
       (V::load(sums + c, count) + total).store(sums + c, count);
       if (products && !Regions) {
-        const V whole = u != nullptr ? total_product : total_product / where_positive(abs(scale.one), scale.one, V::set(A(1)));
+        const V whole =
+            u != nullptr ? total_product
+                         : total_product / where_positive(abs(scale.one), scale.one, V::set(A(1)));
         (V::load(sums + channels + c, count) + whole).store(sums + channels + c, count);
       }
     });
-    for (std::int64_t i = 0; i < few && noise_sums != nullptr; ++i) noise_sums[n * plane + p + i] = sum(over_channels[i]);
+    for (std::int64_t i = 0; i < few && noise_sums != nullptr; ++i)
+      noise_sums[n * plane + p + i] = sum(over_channels[i]);
   }
 }
 
@@ -118,14 +132,15 @@ void epilogue_backward_pixels(const T* dy, const T* y, const T* u, bool products
 template <class A, class S>
 void add_squares(const A* w, A* q, const S& s, std::int64_t in_c, std::int64_t taps) {
   using V = Vec<A>;
-  if (s.in == 1) return each_channel<V>(in_c, [&](std::int64_t i, auto count) __attribute__((always_inline)) {
-    V total = V::zero();
-    for (std::int64_t t = 0; t < taps; ++t) {
-      const V v = V::load(w + t * s.tap + i, count);
-      total = fma(v, v, total);
-    }
-    total.store(q + i, count);
-  });
+  if (s.in == 1)
+    return each_channel<V>(in_c, [&](std::int64_t i, auto count) __attribute__((always_inline)) {
+      V total = V::zero();
+      for (std::int64_t t = 0; t < taps; ++t) {
+        const V v = V::load(w + t * s.tap + i, count);
+        total = fma(v, v, total);
+      }
+      total.store(q + i, count);
+    });
   for (std::int64_t i = 0; i < in_c; ++i, w += s.in) {
     A total = 0;
     for (std::int64_t t = 0; t < taps; ++t) total += w[t * s.tap] * w[t * s.tap];
@@ -135,7 +150,8 @@ void add_squares(const A* w, A* q, const S& s, std::int64_t in_c, std::int64_t t
 
 // d[k, o] = rsqrt(sum_i s[k, i]²·q[o, i] + eps) for rows k of [first, last).
 template <class A>
-void demodulate(const A* q, const A* s, A* d, A eps, std::int64_t first, std::int64_t last, std::int64_t out_c, std::int64_t in_c) {
+void demodulate(const A* q, const A* s, A* d, A eps, std::int64_t first, std::int64_t last,
+                std::int64_t out_c, std::int64_t in_c) {
   using V = Vec<A>;
   for (std::int64_t k = first; k < last; ++k)
     for (std::int64_t o = 0; o < out_c; ++o) {
@@ -150,24 +166,28 @@ void demodulate(const A* q, const A* s, A* d, A eps, std::int64_t first, std::in
 
 // With dq = -½ d³ dd: ds[k, i] += 2 s[k, i]·sum_o dq[k, o]·q[o, i], for rows k of [first, last).
 template <class A>
-void demodulate_backward_styles(const A* q, const A* s, const A* d, const A* dd, A* ds, std::int64_t first, std::int64_t last,
-                                std::int64_t out_c, std::int64_t in_c) {
+void demodulate_backward_styles(const A* q, const A* s, const A* d, const A* dd, A* ds,
+                                std::int64_t first, std::int64_t last, std::int64_t out_c,
+                                std::int64_t in_c) {
   using V = Vec<A>;
   for (std::int64_t k = first; k < last; ++k)
     each_channel<V>(in_c, [&](std::int64_t i, auto count) __attribute__((always_inline)) {
       V total = V::zero();
       for (std::int64_t o = 0; o < out_c; ++o) {
         const A a = d[k * out_c + o];
-        total = fma(V::set(-a * a * a * dd[k * out_c + o]), V::load(q + o * in_c + i, count), total);
+        total =
+            fma(V::set(-a * a * a * dd[k * out_c + o]), V::load(q + o * in_c + i, count), total);
       }
-      fma(total, V::load(s + k * in_c + i, count), V::load(ds + k * in_c + i, count)).store(ds + k * in_c + i, count);
+      fma(total, V::load(s + k * in_c + i, count), V::load(ds + k * in_c + i, count))
+          .store(ds + k * in_c + i, count);
     });
 }
 
 // scale[o, i] = sum_k dq[k, o]·s[k, i]², for output channels [first, last): dW = 2 W·scale.
 template <class A>
-void demodulate_backward_weights(const A* s, const A* d, const A* dd, A* scale, std::int64_t rows, std::int64_t first, std::int64_t last,
-                                 std::int64_t out_c, std::int64_t in_c) {
+void demodulate_backward_weights(const A* s, const A* d, const A* dd, A* scale, std::int64_t rows,
+                                 std::int64_t first, std::int64_t last, std::int64_t out_c,
+                                 std::int64_t in_c) {
   using V = Vec<A>;
   for (std::int64_t o = first; o < last; ++o)
     each_channel<V>(in_c, [&](std::int64_t i, auto count) __attribute__((always_inline)) {

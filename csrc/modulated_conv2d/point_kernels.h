@@ -1,4 +1,5 @@
-// Compiled once per instruction set, as part of a kernel file: no include guard. The transforms along one axis; see winograd.h.
+// Compiled once per instruction set, as part of a kernel file: no include guard. The transforms
+// along one axis; see winograd.h.
 
 // ---- 3×3 with a stride of 1
 
@@ -8,7 +9,8 @@ RWM_INLINE void input_points(const V* d, V* out) {
   using A = typename V::Lane;
   const V a = V::set(A(0.70710678118654752440)), b = V::set(A(1.41421356237309504880));
   const V two = V::set(A(-2)), half = V::set(A(-0.5)), sum_ = V::set(A(-2.5));
-  const V e1 = fma(two, d[2], d[4]), o1 = fma(two, d[1], d[3]), e2 = fma(half, d[2], d[4]), o2 = fma(half, d[1], d[3]);
+  const V e1 = fma(two, d[2], d[4]), o1 = fma(two, d[1], d[3]), e2 = fma(half, d[2], d[4]),
+          o2 = fma(half, d[1], d[3]);
   out[0] = fma(sum_, d[2], d[0] + d[4]);
   out[1] = fma(a, o1, e1);
   out[2] = e1 - a * o1;
@@ -48,8 +50,10 @@ RWM_INLINE void gradient_points(const V* y, V* out) {
 template <class V>
 RWM_INLINE void weight_points(const V* w, V* out) {
   using A = typename V::Lane;
-  const V e1 = V::set(A(-2.0 / 3)) * fma(V::set(A(0.5)), w[2], w[0]), o1 = V::set(A(-0.47140452079103168293)) * w[1];  // -√½·2/3
-  const V e2 = V::set(A(1.0 / 6)) * fma(V::set(A(2)), w[2], w[0]), o2 = V::set(A(0.23570226039551584147)) * w[1];       // √2/6
+  const V e1 = V::set(A(-2.0 / 3)) * fma(V::set(A(0.5)), w[2], w[0]),
+          o1 = V::set(A(-0.47140452079103168293)) * w[1];  // -√½·2/3
+  const V e2 = V::set(A(1.0 / 6)) * fma(V::set(A(2)), w[2], w[0]),
+          o2 = V::set(A(0.23570226039551584147)) * w[1];  // √2/6
   out[0] = w[0];
   out[1] = e1 + o1;
   out[2] = e1 - o1;
@@ -94,12 +98,15 @@ RWM_INLINE void narrow_sums(const V* m, V* out) {
   out[3] = o + fma(V::set(A(0.125)), m[3], m[4] + m[8]);
 }
 
-// Nine products to nine wide numbers: the even ones are the coefficients of the polynomial through the first five.
+// Nine products to nine wide numbers: the even ones are the coefficients of the polynomial through
+// the first five.
 template <class V>
 RWM_INLINE void wide_sums(const V* m, V* out) {
   using A = typename V::Lane;
   const V d = m[1] - m[2], q2 = (m[1] + m[2]) - (m[0] + m[4]);
-  const V q3 = fma(V::set(A(8.0 / 3)), m[0], fma(V::set(A(2.0 / 3)), q2, fma(V::set(A(1.0 / 6)), m[4], fma(V::set(A(4.0 / 3)), d, m[3]))));
+  const V q3 = fma(
+      V::set(A(8.0 / 3)), m[0],
+      fma(V::set(A(2.0 / 3)), q2, fma(V::set(A(1.0 / 6)), m[4], fma(V::set(A(4.0 / 3)), d, m[3]))));
   out[0] = m[0];
   out[2] = d - q3;
   out[4] = q2;
@@ -112,7 +119,8 @@ RWM_INLINE void wide_sums(const V* m, V* out) {
 template <class V>
 RWM_INLINE void wide_points(const V* g, V* out) {
   using A = typename V::Lane;
-  const V e3 = g[6] - g[2], e2 = fma(V::set(A(2.0 / 3)), e3, g[4]), ed = fma(V::set(A(4.0 / 3)), e3, g[2]);
+  const V e3 = g[6] - g[2], e2 = fma(V::set(A(2.0 / 3)), e3, g[4]),
+          ed = fma(V::set(A(4.0 / 3)), e3, g[2]);
   out[0] = fma(V::set(A(8.0 / 3)), e3, g[0] - e2);
   out[1] = e2 + ed;
   out[2] = e2 - ed;

@@ -1,6 +1,8 @@
-// Compiled once per instruction set, as part of a kernel file: no include guard. Matrix products on register tiles.
+// Compiled once per instruction set, as part of a kernel file: no include guard. Matrix products on
+// register tiles.
 
-// Rows of a register tile: with two vectors a row the accumulators fill 12 of 16 registers, or 24 of AVX-512's 32.
+// Rows of a register tile: with two vectors a row the accumulators fill 12 of 16 registers, or 24
+// of AVX-512's 32.
 template <class V>
 struct RegisterTile {
   static constexpr int rows = V::width == 16 ? 12 : 6;
@@ -9,8 +11,8 @@ struct RegisterTile {
 
 // c[r, :] (+)= sum_k a[r·lda + k·step] · b[k·ldb + :], r < Rows, over two vectors of columns.
 template <int Rows, bool Add, class V, class A>
-RWM_INLINE void multiply_rows(const A* a, std::int64_t lda, std::int64_t step, const A* b, std::int64_t ldb, A* c, std::int64_t ldc,
-                              std::int64_t depth) {
+RWM_INLINE void multiply_rows(const A* a, std::int64_t lda, std::int64_t step, const A* b,
+                              std::int64_t ldb, A* c, std::int64_t ldc, std::int64_t depth) {
   V acc[Rows][2];
 #pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
@@ -35,14 +37,17 @@ RWM_INLINE void multiply_rows(const A* a, std::int64_t lda, std::int64_t step, c
   }
 }
 
-// Any number of rows; what is left of whole tiles goes in tiles as large as possible, for few rows wait for their own sums.
+// Any number of rows; what is left of whole tiles goes in tiles as large as possible, for few rows
+// wait for their own sums.
 template <bool Add, class V, class A>
-void multiply(const A* a, std::int64_t lda, std::int64_t step, const A* b, std::int64_t ldb, A* c, std::int64_t ldc, std::int64_t rows,
-              std::int64_t depth) {
+void multiply(const A* a, std::int64_t lda, std::int64_t step, const A* b, std::int64_t ldb, A* c,
+              std::int64_t ldc, std::int64_t rows, std::int64_t depth) {
   constexpr int full = RegisterTile<V>::rows;
   std::int64_t r = 0;
-  for (; r + full <= rows; r += full) multiply_rows<full, Add, V>(a + r * lda, lda, step, b, ldb, c + r * ldc, ldc, depth);
-  for (; r + 6 <= rows; r += 6) multiply_rows<6, Add, V>(a + r * lda, lda, step, b, ldb, c + r * ldc, ldc, depth);
+  for (; r + full <= rows; r += full)
+    multiply_rows<full, Add, V>(a + r * lda, lda, step, b, ldb, c + r * ldc, ldc, depth);
+  for (; r + 6 <= rows; r += 6)
+    multiply_rows<6, Add, V>(a + r * lda, lda, step, b, ldb, c + r * ldc, ldc, depth);
   a += r * lda;
   c += r * ldc;
   switch (rows - r) {
@@ -57,18 +62,21 @@ void multiply(const A* a, std::int64_t lda, std::int64_t step, const A* b, std::
 
 // One panel of columns of m = points·weights, for the points that share a slab of weights.
 template <class A>
-void multiply_panel(const A* points, Grid from, const A* weights, A* m, Grid to, std::int64_t first, std::int64_t count, std::int64_t tiles,
-                    std::int64_t depth) {
+void multiply_panel(const A* points, Grid from, const A* weights, A* m, Grid to, std::int64_t first,
+                    std::int64_t count, std::int64_t tiles, std::int64_t depth) {
   using V = Vec<A>;
   constexpr std::int64_t wide = RegisterTile<V>::columns;
   for (std::int64_t q = first; q < first + count; ++q)
-    multiply<false, V>(points + q * from.step, from.row, 1, weights, wide, m + q * to.step, to.row, tiles, depth);
+    multiply<false, V>(points + q * from.step, from.row, 1, weights, wide, m + q * to.step, to.row,
+                       tiles, depth);
 }
 
-// One panel of columns of the gradient of a slab [rows, ld]: (+)= sum over its points and tiles of gradients[t, :]ᵀ·points[t, columns].
+// One panel of columns of the gradient of a slab [rows, ld]: (+)= sum over its points and tiles of
+// gradients[t, :]ᵀ·points[t, columns].
 template <class A>
-void multiply_gradients(const A* gradients, Grid left, const A* points, Grid right, A* products, std::int64_t ld, std::int64_t first,
-                        std::int64_t count, std::int64_t tiles, std::int64_t rows, bool add) {
+void multiply_gradients(const A* gradients, Grid left, const A* points, Grid right, A* products,
+                        std::int64_t ld, std::int64_t first, std::int64_t count, std::int64_t tiles,
+                        std::int64_t rows, bool add) {
   using V = Vec<A>;
   for (std::int64_t q = first; q < first + count; ++q) {
     const A *a = gradients + q * left.step, *b = points + q * right.step;

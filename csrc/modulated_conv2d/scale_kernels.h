@@ -18,16 +18,19 @@ struct ScaleAt {
   V one;
 
   template <class Count>
-  RWM_INLINE ScaleAt(const Blend<A>& b, std::int64_t n, std::int64_t pixel, std::int64_t plane_, std::int64_t channels_, std::int64_t c, Count count)
+  RWM_INLINE ScaleAt(const Blend<A>& b, std::int64_t n, std::int64_t pixel, std::int64_t plane_,
+                     std::int64_t channels_, std::int64_t c, Count count)
       : scale(b.scale != nullptr ? b.scale + n * b.styles * channels_ + c : nullptr),
-        shares(Regions ? b.regions + n * b.styles * plane_ + pixel : nullptr), styles(b.styles), channels(channels_), plane(plane_),
+        shares(Regions ? b.regions + n * b.styles * plane_ + pixel : nullptr), styles(b.styles),
+        channels(channels_), plane(plane_),
         one(scale != nullptr ? V::load(scale, count) : V::set(A(1))) {}
 
   template <class Count>
   RWM_INLINE V at(std::int64_t offset, Count count) const {
     if (!Regions) return one;
     V b = V::zero();
-    for (std::int64_t k = 0; k < styles; ++k) b = fma(V::set(shares[k * plane + offset]), V::load(scale + k * channels, count), b);
+    for (std::int64_t k = 0; k < styles; ++k)
+      b = fma(V::set(shares[k * plane + offset]), V::load(scale + k * channels, count), b);
     return b;
   }
 };

@@ -1,4 +1,5 @@
-// Compiled once per instruction set, as part of a kernel file: no include guard. Kernels to weights of products, and back.
+// Compiled once per instruction set, as part of a kernel file: no include guard. Kernels to weights
+// of products, and back.
 
 template <bool Wide, class V>
 RWM_INLINE void taps_to_points(const V* w, V* out) {
@@ -12,16 +13,18 @@ RWM_INLINE void points_to_taps(const V* m, V* out) {
   return weight_gradient_points(m, out);
 }
 
-// One panel of the weights of all 36 products: out + slab·step + k·columns, k < depth. The kernel from k to column n lies at
-// w + k·sk + n·sn, nine numbers `tap` apart, read backwards if `flip`.
+// One panel of the weights of all 36 products: out + slab·step + k·columns, k < depth. The kernel
+// from k to column n lies at w + k·sk + n·sn, nine numbers `tap` apart, read backwards if `flip`.
 template <bool Wide, class A>
-void transform_weights(const A* w, std::int64_t sk, std::int64_t sn, std::int64_t tap, std::int64_t depth, std::int64_t columns, bool flip,
-                       std::int64_t panel, A* out, std::int64_t step) {
+void transform_weights(const A* w, std::int64_t sk, std::int64_t sn, std::int64_t tap,
+                       std::int64_t depth, std::int64_t columns, bool flip, std::int64_t panel,
+                       A* out, std::int64_t step) {
   using V = Vec<A>;
   constexpr std::int64_t wide = RegisterTile<V>::columns;
   for (std::int64_t k = 0; k < depth; ++k)
     for (std::int64_t half = 0; half < 2; ++half) {
-      const std::int64_t n0 = panel * wide + half * V::width, left = columns - n0, some = left < V::width ? (left > 0 ? left : 0) : V::width;
+      const std::int64_t n0 = panel * wide + half * V::width, left = columns - n0,
+                         some = left < V::width ? (left > 0 ? left : 0) : V::width;
       const A* from = w + k * sk + n0 * sn;
       V v[9], rows[6][3];
       if (sn == 1) {
@@ -47,9 +50,11 @@ void transform_weights(const A* w, std::int64_t sk, std::int64_t sn, std::int64_
     }
 }
 
-// dw[o, i, :] = Gᵀ P G + 2·w[o, i, :]·scale[o, i], for output channels [first, last) and all inputs; P is [36, step], rows o of `ld`, columns i.
+// dw[o, i, :] = Gᵀ P G + 2·w[o, i, :]·scale[o, i], for output channels [first, last) and all
+// inputs; P is [36, step], rows o of `ld`, columns i.
 template <bool Wide, class A, class S>
-void finish_weight_gradient(const A* products, std::int64_t step, std::int64_t ld, std::int64_t in_c, bool flip, const A* w, const A* scale, A* dw,
+void finish_weight_gradient(const A* products, std::int64_t step, std::int64_t ld,
+                            std::int64_t in_c, bool flip, const A* w, const A* scale, A* dw,
                             const S& s, std::int64_t first, std::int64_t last) {
   using V = Vec<A>;
   for (std::int64_t o = first; o < last; ++o)
@@ -63,11 +68,13 @@ void finish_weight_gradient(const A* products, std::int64_t step, std::int64_t l
       }
       for (int q = 0; q < 3; ++q) points_to_taps<Wide>(rows[q], v + 3 * q);
       const V factor = scale != nullptr ? V::load(scale + o * in_c + i, count) : V::zero();
-      const std::int64_t at = o * s.out + i * s.in, some = in_c - i < V::width ? in_c - i : V::width;
+      const std::int64_t at = o * s.out + i * s.in,
+                         some = in_c - i < V::width ? in_c - i : V::width;
       if (s.in == 1) {
         for (int q = 0; q < 9; ++q) {
           const std::int64_t p = at + (flip ? 8 - q : q) * s.tap;
-          (scale != nullptr ? fma(factor + factor, V::load(w + p, count), v[q]) : v[q]).store(dw + p, count);
+          (scale != nullptr ? fma(factor + factor, V::load(w + p, count), v[q]) : v[q])
+              .store(dw + p, count);
         }
         return;
       }

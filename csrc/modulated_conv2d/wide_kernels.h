@@ -1,10 +1,12 @@
-// Compiled once per instruction set, as part of a kernel file: no include guard. The wide side of resampling layers: patches of 9×9 pixels,
-// eight apart, so that neighbours share a row or a column.
+// Compiled once per instruction set, as part of a kernel file: no include guard. The wide side of
+// resampling layers: patches of 9×9 pixels, eight apart, so that neighbours share a row or a
+// column.
 
 // The 81 points of tiles [first, last) of a wide image [N, h, w, C].
 template <class A, class Plan>
-void transform_wide(const Plan& p, const A* x, std::int64_t h, std::int64_t w, std::int64_t C, const std::int32_t* places, std::int64_t first,
-                    std::int64_t last, A* points, Grid grid) {
+void transform_wide(const Plan& p, const A* x, std::int64_t h, std::int64_t w, std::int64_t C,
+                    const std::int32_t* places, std::int64_t first, std::int64_t last, A* points,
+                    Grid grid) {
   using V = Vec<A>;
   for (std::int64_t t = first; t < last; ++t, points += grid.row) {
     std::int64_t n, ty, tx;
@@ -15,7 +17,9 @@ void transform_wide(const Plan& p, const A* x, std::int64_t h, std::int64_t w, s
       V e[9][9];
       for (int i = 0; i < 9; ++i) {
         V row[9];
-        for (int j = 0; j < 9; ++j) row[j] = i < rows && j < columns ? V::load(corner + (i * w + j) * C + c, count) : V::zero();
+        for (int j = 0; j < 9; ++j)
+          row[j] =
+              i < rows && j < columns ? V::load(corner + (i * w + j) * C + c, count) : V::zero();
         wide_points(row, e[i]);
       }
       for (int j = 0; j < 9; ++j) {
@@ -30,7 +34,8 @@ void transform_wide(const Plan& p, const A* x, std::int64_t h, std::int64_t w, s
 
 // The pixels of one tile: the first row and column are added to what the tiles before left there.
 template <class V, class A, class Count>
-RWM_INLINE void add_wide_tile(const A* m, const std::int32_t* places, std::int64_t step, A* to, std::int64_t w, std::int64_t C, std::int64_t rows,
+RWM_INLINE void add_wide_tile(const A* m, const std::int32_t* places, std::int64_t step, A* to,
+                              std::int64_t w, std::int64_t C, std::int64_t rows,
                               std::int64_t columns, bool above, bool left, Count count) {
   V e[9][9];
   for (int i = 0; i < 9; ++i) {
@@ -50,10 +55,11 @@ RWM_INLINE void add_wide_tile(const A* m, const std::int32_t* places, std::int64
   }
 }
 
-// Channels [begin, end) of tiles [first, last) of a wide image [N, h, w, C] from their 81 products. Tiles come in order.
+// Channels [begin, end) of tiles [first, last) of a wide image [N, h, w, C] from their 81 products.
+// Tiles come in order.
 template <class A, class Plan>
-void add_wide(const Plan& p, const A* m, Grid grid, A* y, const std::int32_t* places, std::int64_t first, std::int64_t last, std::int64_t begin,
-              std::int64_t end) {
+void add_wide(const Plan& p, const A* m, Grid grid, A* y, const std::int32_t* places,
+              std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end) {
   using V = Vec<A>;
   const std::int64_t h = p.out_h, w = p.out_w, C = p.out_c;
   for (std::int64_t t = first; t < last; ++t, m += grid.row) {
@@ -62,7 +68,8 @@ void add_wide(const Plan& p, const A* m, Grid grid, A* y, const std::int32_t* pl
     A* corner = y + ((n * h + ty * 8) * w + tx * 8) * C;
     each_channel<V>(end - begin, [&](std::int64_t i, auto count) __attribute__((always_inline)) {
       const std::int64_t c = begin + i;
-      add_wide_tile<V>(m + c, places, grid.step, corner + c, w, C, h - ty * 8, w - tx * 8, ty > 0, tx > 0, count);
+      add_wide_tile<V>(m + c, places, grid.step, corner + c, w, C, h - ty * 8, w - tx * 8, ty > 0,
+                       tx > 0, count);
     });
   }
 }

@@ -8,7 +8,8 @@
 //                    some have returned
 //   warp functions   take part with all 32 lanes, or abort likewise
 //
-// Not modelled: concurrency of blocks, the memory model (fences), tensor cores, asynchronous copies.
+// Not modelled: concurrency of blocks, the memory model (fences), tensor cores, asynchronous
+// copies.
 #pragma once
 
 #include <math.h>
@@ -61,8 +62,8 @@ constexpr int kPoison = 0xFF, kCanaryByte = 0xA5;
 
 enum class State { ready, warp_barrier, block_barrier, returned };
 
-// A place to come back to. ucontext makes it; later switches go through setjmp, which needs no system
-// call and is fifty times faster. The sanitizers understand swapcontext only.
+// A place to come back to. ucontext makes it; later switches go through setjmp, which needs no
+// system call and is fifty times faster. The sanitizers understand swapcontext only.
 struct Context {
   ucontext_t made;
   jmp_buf place;
@@ -133,9 +134,11 @@ struct Machine {
     switch_to_scheduler();
   }
 
-  // What every lane of the calling warp passes to a shuffle. Slots alternate: a lane that is already
-  // at its next shuffle does not overwrite what a slower one still has to read.
-  std::uint64_t* exchange_slots() { return exchange_[current->index / kWarp][exchange_turn(current->index)]; }
+  // What every lane of the calling warp passes to a shuffle. Slots alternate: a lane that is
+  // already at its next shuffle does not overwrite what a slower one still has to read.
+  std::uint64_t* exchange_slots() {
+    return exchange_[current->index / kWarp][exchange_turn(current->index)];
+  }
 
   void add_shared(void* address, std::size_t bytes) {
     static_shared_.push_back({address, bytes});
@@ -159,7 +162,8 @@ struct Machine {
     const unsigned n = threads();
     while (fibres_.size() < n) {
       fibres_.push_back(std::make_unique<Fibre>());
-      stacks_.emplace_back(new unsigned char[kStackBytes]);  // not initialised: pages come when touched
+      stacks_.emplace_back(
+          new unsigned char[kStackBytes]);  // not initialised: pages come when touched
       Fibre& fibre = *fibres_.back();
       ucontext_t& made = fibre.context.made;
       getcontext(&made);
@@ -226,13 +230,15 @@ struct Machine {
     for (unsigned lane = 0; lane < kWarp; ++lane) {
       const Fibre& fibre = *fibres_[warp * kWarp + lane];
       if (fibre.state != State::warp_barrier) continue;
-      if (site != nullptr && std::strcmp(site, fibre.site) != 0) fail("divergent warp function at ", fibre.site);
+      if (site != nullptr && std::strcmp(site, fibre.site) != 0)
+        fail("divergent warp function at ", fibre.site);
       site = fibre.site;
       ++waiting;
     }
     if (waiting == 0) return;
     if (waiting != kWarp) fail("a warp function without all 32 lanes (deadlock) at ", site);
-    for (unsigned lane = 0; lane < kWarp; ++lane) fibres_[warp * kWarp + lane]->state = State::ready;
+    for (unsigned lane = 0; lane < kWarp; ++lane)
+      fibres_[warp * kWarp + lane]->state = State::ready;
     ++counts.warp_barriers;
   }
 
@@ -243,7 +249,8 @@ struct Machine {
     for (unsigned i = 0; i < n; ++i) {
       const Fibre& fibre = *fibres_[i];
       if (fibre.state != State::block_barrier) continue;
-      if (site != nullptr && std::strcmp(site, fibre.site) != 0) fail("divergent __syncthreads at ", fibre.site);
+      if (site != nullptr && std::strcmp(site, fibre.site) != 0)
+        fail("divergent __syncthreads at ", fibre.site);
       site = fibre.site;
       ++waiting;
     }
@@ -255,7 +262,8 @@ struct Machine {
   }
 
   void poison_shared() {
-    for (const SharedObject& object : static_shared_) std::memset(object.address, kPoison, object.bytes);
+    for (const SharedObject& object : static_shared_)
+      std::memset(object.address, kPoison, object.bytes);
     std::memset(dynamic_shared, kPoison, shared_bytes_);
     std::memset(dynamic_shared + shared_bytes_, kCanaryByte, kCanary);
   }
@@ -278,7 +286,8 @@ struct Machine {
   template <class T, class Size>
   void shuffle(T* items, Size size) {
     if (seed == 0) return;
-    for (Size i = size; i > 1; --i) std::swap(items[i - 1], items[Size(random() % std::uint64_t(i))]);
+    for (Size i = size; i > 1; --i)
+      std::swap(items[i - 1], items[Size(random() % std::uint64_t(i))]);
   }
 
   static void fibre_main();
@@ -400,6 +409,7 @@ T atomic_add(T* address, T value) {  // fibres change only at barriers
 
 // RWM_SHARED(float, sums, [32]); declares shared memory. Function-local, as in CUDA.
 #define RWM_SHARED(type, name, extents) \
-  static type name extents;             \
+  static type name extents; \
   static const ::rwm::on_cpu::Shared name##_is_shared(&name, sizeof(name))
-#define RWM_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(::rwm::on_cpu::machine().dynamic_shared)
+#define RWM_DYNAMIC_SHARED(type, name) \
+  type* name = reinterpret_cast<type*>(::rwm::on_cpu::machine().dynamic_shared)

@@ -1,7 +1,8 @@
 // One axis of upfirdn2d: which inputs reach an output, and through which taps.
 //
-// out[o] = sum_j taps[j] * upsampled[o * down + j - pad], upsampled[i * up] = in[i]. Output o takes inputs begin[o], begin[o] + 1, … (count[o]
-// of them, clipped to the image) through taps first[o], first[o] + up, …
+// out[o] = sum_j taps[j] * upsampled[o * down + j - pad], upsampled[i * up] = in[i]. Output o takes
+// inputs begin[o], begin[o] + 1, … (count[o] of them, clipped to the image) through taps first[o],
+// first[o] + up, …
 #pragma once
 
 #include <algorithm>
@@ -14,8 +15,10 @@ struct Axis {
   std::int64_t in, out, up, down, pad, taps;
   std::vector<std::int64_t> begin, first, count;
 
-  Axis(std::int64_t in_, std::int64_t out_, std::int64_t up_, std::int64_t down_, std::int64_t pad_, std::int64_t taps_)
-      : in(in_), out(out_), up(up_), down(down_), pad(pad_), taps(taps_), begin(out_), first(out_), count(out_) {
+  Axis(std::int64_t in_, std::int64_t out_, std::int64_t up_, std::int64_t down_, std::int64_t pad_,
+       std::int64_t taps_)
+      : in(in_), out(out_), up(up_), down(down_), pad(pad_), taps(taps_), begin(out_), first(out_),
+        count(out_) {
     for (std::int64_t o = 0; o < out; ++o) {
       const std::int64_t at = o * down - pad;  // of tap 0, in the upsampled image
       const std::int64_t low = ceil_div(std::max<std::int64_t>(at, 0), up);
@@ -26,7 +29,9 @@ struct Axis {
     }
   }
 
-  static std::int64_t floor_div(std::int64_t a, std::int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+  static std::int64_t floor_div(std::int64_t a, std::int64_t b) {
+    return a >= 0 ? a / b : -((-a + b - 1) / b);
+  }
   static std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return -floor_div(-a, b); }
 };
 

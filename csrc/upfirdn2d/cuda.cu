@@ -24,8 +24,10 @@ Strip<T> strip(int up, int down, bool wide, bool epilogue) {
   return wide ? strip<T, kWidth<T>, false>(up, down) : strip<T, 1, false>(up, down);
 }
 
-// A separable filter: taps_x and taps_y, `taps` <= kTaps each, as correlations. factor: 2 up, -2 down, or
-// 1. `rows` output rows, an even number, go to one thread. With `active` false and no pointers behind it there is no epilogue.
+// A separable filter: taps_x and taps_y, `taps` <= kTaps each, as correlations. factor: 2 up, -2
+// down, or
+// 1. `rows` output rows, an even number, go to one thread. With `active` false and no pointers
+// behind it there is no epilogue.
 void separable(Pointer x, Pointer taps_x, Pointer taps_y, Pointer y, std::int64_t images,
                std::int64_t channels, int height, int width, int out_height, int out_width,
                int pad_x, int pad_y, int taps, int factor, int rows, Pointer scale, Pointer regions,
@@ -49,8 +51,9 @@ void separable(Pointer x, Pointer taps_x, Pointer taps_y, Pointer y, std::int64_
       const std::int64_t vectors = channels / (wide ? kWidth<T> : 1), line = vectors * out_width;
       const int early = up == 2 ? pad_y & 1 : 0;
       const std::int64_t strips = ceil_div(out_height + early, rows);
-      const Epilogue<A> e{as<A>(scale), as<A>(regions), as<A>(noise), as<A>(strength), as<A>(bias),
-                          styles, noise_stride, active, activation<T>(slope, gain, clamp)};
+      const Epilogue<A> e{as<A>(scale),    as<A>(regions), as<A>(noise),
+                          as<A>(strength), as<A>(bias),    styles,
+                          noise_stride,    active,         activation<T>(slope, gain, clamp)};
       launch(strip<T>(up, down, wide, epilogue),
              dim3(static_cast<unsigned>(ceil_div(images * strips * line, kThreads))), kThreads, 0,
              as<T>(x), as<A>(taps_x), as<A>(taps_y), as<T>(y), g, taps, rows, Divider(line),
@@ -89,8 +92,9 @@ void epilogue(Pointer x, Pointer y, std::int64_t images, std::int64_t channels, 
     constexpr int kWide = sizeof(T) == 8 ? 1 : kWidth<T>;
     const bool wide = channels % kWide == 0 && aligned(x, y, scale, bias);
     const std::int64_t vectors = channels / (wide ? kWide : 1), plane = vectors * height * width;
-    const Epilogue<A> e{as<A>(scale), as<A>(regions), as<A>(noise), as<A>(strength), as<A>(bias),
-                        styles, noise_stride, active, activation<T>(slope, gain, clamp)};
+    const Epilogue<A> e{as<A>(scale),    as<A>(regions), as<A>(noise),
+                        as<A>(strength), as<A>(bias),    styles,
+                        noise_stride,    active,         activation<T>(slope, gain, clamp)};
     launch(wide ? epilogue_kernel<T, kWide> : epilogue_kernel<T, 1>,
            dim3(static_cast<unsigned>(ceil_div(images * plane, kThreads))), kThreads, 0, as<T>(x),
            as<T>(y), g, Divider(plane), Divider(vectors), e);

@@ -2,8 +2,8 @@
 //
 //   y = act(scale ⊙ fir(x) + strength·noise + bias)·gain, clamped
 //
-// Images are [M, H, W, C], channels innermost; a planar tensor is one with M = N·C and C = 1. Per axis,
-// out[o] = Σ_j taps[j] · upsampled[o·down + j − pad], upsampled[i·up] = in[i].
+// Images are [M, H, W, C], channels innermost; a planar tensor is one with M = N·C and C = 1. Per
+// axis, out[o] = Σ_j taps[j] · upsampled[o·down + j − pad], upsampled[i·up] = in[i].
 #pragma once
 
 #include "bias_act/activation.cuh"
@@ -24,7 +24,7 @@ struct Geometry {
 // [N, K, H, W]; all in the accumulation type.
 template <class A>
 struct Epilogue {
-  const A* scale;     // with regions: Σ_k r_k(p)·scale_k
+  const A* scale;  // with regions: Σ_k r_k(p)·scale_k
   const A* regions;
   const A* noise;
   const A* strength;  // one number; null = 1
@@ -37,8 +37,7 @@ struct Epilogue {
 // WIDTH channels of one output pixel.
 template <int WIDTH, class A>
 __device__ __forceinline__ void finish(const Epilogue<A>& e, const Geometry& g, std::int64_t n,
-                                       std::int64_t pixel, std::int64_t channel,
-                                       A (&v)[WIDTH]) {
+                                       std::int64_t pixel, std::int64_t channel, A (&v)[WIDTH]) {
   const std::int64_t pixels = std::int64_t{g.out_height} * g.out_width;
   if (e.scale != nullptr) {
     A scale[WIDTH] = {};
@@ -87,14 +86,14 @@ __global__ void __launch_bounds__(kThreads, 4)
   store<WIDTH>(y + index * WIDTH, values);
 }
 
-// A separable filter of up to kTaps taps; UP or DOWN is 1, the other 1 or 2. One thread: WIDTH channels of
-// one output column, `rows` rows of it, from the top down. An input row is summed across once and added
-// to all the output rows that need it: a window of sums in registers. Neighbouring columns meet in the
-// first-level cache.
+// A separable filter of up to kTaps taps; UP or DOWN is 1, the other 1 or 2. One thread: WIDTH
+// channels of one output column, `rows` rows of it, from the top down. An input row is summed
+// across once and added to all the output rows that need it: a window of sums in registers.
+// Neighbouring columns meet in the first-level cache.
 //
-// A step takes DOWN input rows and finishes UP output rows. At step m the window begins at output row
-// m·UP − kLead of the strip. Upsampling takes turns between even and odd taps: strips begin where the
-// pattern does (one row early if the padding is odd), columns look.
+// A step takes DOWN input rows and finishes UP output rows. At step m the window begins at output
+// row m·UP − kLead of the strip. Upsampling takes turns between even and odd taps: strips begin
+// where the pattern does (one row early if the padding is odd), columns look.
 constexpr int kTaps = 4;
 
 // Blocks on a multiprocessor, so registers of a thread: as many as fit without spills.

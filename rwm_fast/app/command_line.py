@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -22,16 +22,17 @@ def parse_into(
     UserError for what does not fit, with the parser's first sentence. --help prints and exits.
     """
     complaint = io.StringIO()
-    options = {} if default is None else {"default": default}
+    options: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            parsed: T = tyro.cli(
                 kind,
                 args=argv,
                 prog=f"python -m rwm_fast.{command}",
                 description=description,
                 **options,
             )
+            return parsed
     except SystemExit as stop:
         if stop.code:
             raise UserError(first_sentence(complaint.getvalue())) from None

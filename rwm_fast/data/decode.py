@@ -6,6 +6,7 @@ import contextlib
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,17 +65,18 @@ def decode(file: BinaryIO, short_side: float = math.inf, background: int = 255) 
     size, never below twice `short_side`. BadImageError if damaged.
     """
     with _damage_told(file):
-        image = Image.open(file)
-        scale = 2 * short_side / max(1, min(image.size))
-        if image.format == "JPEG" and scale < 1:
-            image.draft(None, tuple(math.ceil(side * scale) for side in image.size))
-        turn = _UPRIGHT.get(_orientation(image))
-        image = _rgb(image, background)
+        opened = Image.open(file)
+        scale = 2 * short_side / max(1, min(opened.size))
+        if opened.format == "JPEG" and scale < 1:
+            width, height = opened.size
+            opened.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+        turn = _UPRIGHT.get(_orientation(opened))
+        image = _rgb(opened, background)
         return image.transpose(turn) if turn is not None else image
 
 
 @contextlib.contextmanager
-def _damage_told(file: BinaryIO):
+def _damage_told(file: BinaryIO) -> Iterator[None]:
     """Whatever a reader raises on a damaged file becomes a BadImageError with its reason."""
     try:
         yield

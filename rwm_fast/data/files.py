@@ -52,7 +52,8 @@ class Zip:
     def __init__(self, path: Path, inside: str = ""):
         self.path, self.inside = path, inside.strip("/")
         self.label = PurePosixPath(self.inside).name or path.stem
-        self._archive, self._process = None, None
+        self._archive: zipfile.ZipFile | None = None
+        self._process = 0  # that opened it
 
     def __str__(self) -> str:
         return f"{self.path}/{self.inside}" if self.inside else str(self.path)
@@ -68,12 +69,12 @@ class Zip:
         return io.BytesIO(self._open().read(f"{self.inside}/{name}" if self.inside else name))
 
     def _open(self) -> zipfile.ZipFile:
-        if self._process != os.getpid():
+        if self._archive is None or self._process != os.getpid():
             self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
         return self._archive
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_archive": None, "_process": None}
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_archive": None}
 
 
 def _is_picture(name: str) -> bool:

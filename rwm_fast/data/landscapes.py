@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rwm_fast.data import painting
-from rwm_fast.data.hashing import hash_uniform
+from rwm_fast.data.hashing import Seeds, hash_uniform
 
 REGIONS = ("sky", "mountain", "water", "ground")  # trees belong to the ground
 TIMES = ("day", "dawn", "sunset", "night", "dusk")
@@ -82,7 +82,7 @@ _WEATHER_AMOUNTS = (
 )
 
 
-def content(seeds) -> Parameters:
+def content(seeds: Seeds) -> Parameters:
     """Geometry of scenes: horizon, three ridge lines, lake, trees, place of the sun.
 
     `seeds`: N integers in [0, 2^64). Returns float32 tensors with N rows; lengths are in units of
@@ -131,7 +131,7 @@ def _trees(c: Parameters, u: Tensor) -> Parameters:
     }
 
 
-def style(seeds, *, time: str = "", season: str = "", weather: str = "") -> Parameters:
+def style(seeds: Seeds, *, time: str = "", season: str = "", weather: str = "") -> Parameters:
     """Looks of scenes: time of day, season and weather, each with its colours jittered.
 
     `seeds`: N integers in [0, 2^64). A name from TIMES, SEASONS or WEATHERS fixes that factor.
@@ -184,7 +184,7 @@ def _greys(air: Tensor) -> Tensor:
     return torch.cat([heaven, air[:, 2:].mean(2, keepdim=True)], 1).expand(-1, -1, 3)
 
 
-def take(parameters: Parameters, index) -> Parameters:
+def take(parameters: Parameters, index: Tensor | list[int] | slice) -> Parameters:
     """The rows `index` (integer tensor, list or slice) of every entry."""
     return {name: value[index] for name, value in parameters.items()}
 

@@ -7,8 +7,8 @@ import itertools
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rwm_fast.config import Config
-from rwm_fast.data.order import batch_positions
-from rwm_fast.data.photos import PhotoSet
+from rwm_fast.data.photos import PhotoSet, Sample, Unreadable
 from rwm_fast.data.pool import LandscapePool
 
 AHEAD = 3  # batches prepared ahead, per worker
+Collated = tuple[Tensor, Tensor, list[Unreadable]]
 
 
 class TrainingSet(Protocol):
@@ -28,14 +28,16 @@ class TrainingSet(Protocol):
 
     image_size: int
     domains: list[str]
-    workers: int  # asked for; 0 = one thread of this process
-    in_memory: bool
 
+    @property
+    def workers(self) -> int: ...  # asked for; 0 = one thread of this process
+    @property
+    def in_memory(self) -> bool: ...
     def __len__(self) -> int: ...
-    def sample(self, position: int) -> tuple[np.ndarray, int, list]: ...
-    def report_unreadable(self, more: list) -> None: ...
+    def sample(self, position: int) -> Sample: ...
+    def report_unreadable(self, more: Sequence[Unreadable]) -> None: ...
     def describe(self) -> str: ...
-    def report(self) -> dict: ...
+    def report(self) -> dict[str, Any]: ...
 
 
 def open_training_set(
@@ -57,25 +59,17 @@ def make_loader(
     batch_size: int,
     *,
     start: int = 0,
-    rank: int = 0,
-    world: int = 1,
     device: torch.device | str = "cpu",
 ) -> Loader:
     """Endless batches from image number `start` of the stream on.
 
     A batch is a pure function of (seed of the set, start + images since): resuming with `start` =
-    images seen continues the very stream. `batch_size` counts all `world` processes; process `rank`
-    gets its share. Pictures in memory are prepared by `pictures.workers` threads, others by so many
-    processes; one thread does it when that is 0.
+    images seen continues the very stream. Pictures in memory are prepared by `pictures.workers`
+    threads, others by so many processes; one thread does it when that is 0.
     """
-    if batch_size < 1 or batch_size % world:
-        raise ValueError(
-            f"make_loader: batch_size must be a positive multiple of world {world}, "
-            f"got {batch_size}"
-        )
-    plan = (
-        list(batch_positions(start, step, batch_size, rank, world)) for step in itertools.count()
-    )
+    if batch_size < 1:
+        raise ValueError(f"make_loader: batch_size must be positive, got {batch_size}")
+    plan = (list(range(n, n + batch_size)) for n in itertools.count(start, batch_size))
     return Loader(pictures, plan, torch.device(device))
 
 
@@ -107,17 +101,17 @@ class Loader:
         self._batches = iter(())  # the workers end with the iterator that owns them
 
 
-class _Samples(Dataset):
+class _Samples(Dataset[Sample]):
     """A training set seen by the workers: position -> sample."""
 
     def __init__(self, pictures: TrainingSet):
         self.pictures = pictures
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int, list]:
+    def __getitem__(self, position: int) -> Sample:
         return self.pictures.sample(position)
 
 
-def _collate(samples: Sequence[tuple[np.ndarray, int, list]]) -> tuple[Tensor, Tensor, list]:
+def _collate(samples: Sequence[Sample]) -> Collated:
     """uint8 [N, S, S, 3], int64 [N], and what could not be read."""
     crops, domains, troubles = zip(*samples, strict=True)
     return torch.from_numpy(np.stack(crops)), torch.tensor(domains), sum(troubles, [])
@@ -125,7 +119,7 @@ def _collate(samples: Sequence[tuple[np.ndarray, int, list]]) -> tuple[Tensor, T
 
 def _by_processes(
     pictures: TrainingSet, plan: Iterator[list[int]], device: torch.device
-) -> Iterator[tuple]:
+) -> Iterator[Collated]:
     # Workers come from a clean server process, not from a copy of this one: copying a process whose
     # OpenMP threads have run, or that uses CUDA, hangs or breaks.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -159,11 +153,11 @@ def _one_thread(_: int) -> None:
 
 def _by_threads(
     pictures: TrainingSet, plan: Iterator[list[int]], device: torch.device
-) -> Iterator[tuple]:
+) -> Iterator[Collated]:
     threads = max(1, pictures.workers)
     prepare = lambda positions: _collate([pictures.sample(position) for position in positions])
     with ThreadPoolExecutor(threads, "rwm_fast-loader") as pool:
-        queue = collections.deque()
+        queue: collections.deque[Future[Collated]] = collections.deque()
         for positions in plan:
             queue.append(pool.submit(prepare, positions))
             if len(queue) > AHEAD * threads:

@@ -5,7 +5,9 @@ has the area that was drawn for it. Centres, angles and sizes are continuous, so
 anywhere on the grid of the content code.
 """
 
+import functools
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -72,16 +74,16 @@ def _shapes(u: Tensor, exists: Tensor) -> Tensor:
     return u[:, : exists.shape[1] * 14].view(len(u), -1, 14)[..., None, None]
 
 
-def _union(fields, exists: Tensor) -> Tensor:
+def _union(fields: Iterable[Tensor], exists: Tensor) -> Tensor:
     """The largest field of the shapes that exist, [N, H, W]; one shape in memory at a time."""
-    result = None
-    for k, field in enumerate(fields):
-        field = torch.where(exists[:, k], field, -4.0)  # below any field of a shape that exists
-        result = field if result is None else torch.maximum(result, field)
-    return result
+    # -4: below any field of a shape that exists
+    shown = (torch.where(exists[:, k], field, -4.0) for k, field in enumerate(fields))
+    return functools.reduce(torch.maximum, shown)
 
 
-def _frames(u: Tensor, x: Tensor, y: Tensor, exists: Tensor, turn: float):
+def _frames(
+    u: Tensor, x: Tensor, y: Tensor, exists: Tensor, turn: float
+) -> Iterator[tuple[Tensor, Tensor]]:
     """For every shape its own axes, in units of its half-sides: pairs of [N, H, W]."""
     for s in _shapes(u, exists).unbind(1):
         angle = (s[:, 0] - 0.5) * turn
@@ -116,14 +118,14 @@ def _stroke(s: Tensor, x: Tensor, y: Tensor) -> Tensor:
         p - p.mean(1, keepdim=True) + 0.15 + 0.7 * middle
         for p, middle in ((px, s[:, :1]), (py, s[:, 1:2]))
     )
-    nearest = None
-    for k in range(_STROKE_POINTS - 1):
+
+    def square(k: int) -> Tensor:  # of the distance to the k-th piece
         dx, dy = px[:, k + 1] - px[:, k], py[:, k + 1] - py[:, k]  # [N, 1, 1]
         rx, ry = x - px[:, k], y - py[:, k]
         t = ((rx * dx + ry * dy) / (dx * dx + dy * dy)).clamp(0, 1)
-        square = (rx - t * dx) ** 2 + (ry - t * dy) ** 2  # [N, H, W]
-        nearest = square if nearest is None else torch.minimum(nearest, square)
-    return -nearest.sqrt()
+        return (rx - t * dx) ** 2 + (ry - t * dy) ** 2  # [N, H, W]
+
+    return -functools.reduce(torch.minimum, map(square, range(_STROKE_POINTS - 1))).sqrt()
 
 
 def _half_planes(u: Tensor, x: Tensor, y: Tensor, exists: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Which picture comes when, and how it is cropped: pure functions of (seed, position).
 
-The position counts images seen since the start of the run, over all processes. So a resumed run
-continues the very stream, and the number of workers or processes changes nothing.
+The position counts images seen since the start of the run. So a resumed run continues the very
+stream, and the number of workers changes nothing.
 """
 
 import functools
@@ -22,21 +22,16 @@ def picture_at(seed: int, position: int, count: int) -> int:
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     keys = hash_bits([_key(seed, epoch)], _ORDER, count)[0]  # uint64 [count]
-    return keys.argsort(kind="stable")
+    order: np.ndarray = keys.argsort(kind="stable")
+    return order
 
 
 def draws_at(seed: int, position: int, count: int) -> list[float]:
     """`count` uniform numbers in [0, 1) for the random choices at a position."""
-    return hash_uniform([_key(seed, position)], _DRAWS, count)[0].tolist()
+    draws: list[float] = hash_uniform([_key(seed, position)], _DRAWS, count)[0].tolist()
+    return draws
 
 
 def _key(seed: int, number: int) -> int:
     start = int(hash_bits([seed % 2**64], _KEY, 1)[0, 0])
     return (start + number) % 2**64
-
-
-def batch_positions(start: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> range:
-    """Positions of the pictures that process `rank` of `world` gets at a step after `start`."""
-    share = batch_size // world
-    first = start + step * batch_size + rank * share
-    return range(first, first + share)

@@ -36,7 +36,7 @@ class Packing:
     smallest: int = 64  # px, pictures with a shorter side are left out
     format: Literal["png", "jpg"] = "png"  # png loses nothing; jpg (quality 95) is much smaller
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.size < 0 or self.smallest < 0:
             raise ValueError(
                 f"size and smallest: expected at least 0 pixels, got {self.size} and "
@@ -165,8 +165,8 @@ def _prepare(photo: Photo, packing: Packing) -> _Prepared:
         image = image.crop((left, top, left + side, top + side))
     scale = packing.size / min(image.size) if packing.size else 1.0
     if scale < 1:
-        size = tuple(round(side * scale) for side in image.size)
-        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        width, height = (round(side * scale) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     file = io.BytesIO()
     name, options = _FORMATS[packing.format]
     image.save(file, name, **options)

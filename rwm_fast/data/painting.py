@@ -24,7 +24,9 @@ class Scene:
     Below, H is the number of these rows and S is `size`.
     """
 
-    def __init__(self, content: dict[str, Tensor], style: dict[str, Tensor], size: int, first=0):
+    def __init__(
+        self, content: dict[str, Tensor], style: dict[str, Tensor], size: int, first: int = 0
+    ):
         self.content, self.style, self.size, self.first = content, style, size, first
         self.device = content["horizon"].device
         line = (torch.arange(size, device=self.device) + 0.5) / size
@@ -93,10 +95,13 @@ def fixed_sky(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """
     line = (torch.arange(size) + 0.5) / size
     y, x = line.view(-1, 1), line.view(1, -1)
-    noise = lambda dy: (
-        sum(0.5**k * _value_noise(x * 2.4 * 2**k, (y + dy) * 6.5 * 2**k, k) for k in range(4))
-        / 1.875
-    )
+
+    def noise(dy: float) -> Tensor:
+        total = torch.zeros(1)
+        for k in range(4):
+            total = total + 0.5**k * _value_noise(x * 2.4 * 2**k, (y + dy) * 6.5 * 2**k, k)
+        return total / 1.875
+
     density, above = noise(0), noise(-0.03)
     lit = ((density - above) * 4 + 0.5).clamp(0, 1)  # bright where the cloud thins out upwards
     spread = max(0.0035, 0.45 / size)  # a star is never narrower than a pixel
@@ -104,7 +109,8 @@ def fixed_sky(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     for sx, sy, bright in hash_uniform(range(48), 3, 3).tolist():
         spot = torch.exp(-((x - sx) ** 2 + (y - 0.6 * sy) ** 2) / spread**2)
         stars += spot * (0.25 + 0.75 * bright**2) * min(1.0, 0.0035 / spread + 0.35)
-    return tuple(t[None, None].to(device) for t in (stars.clamp(0, 1), density, lit))
+    stars, density, lit = (t[None, None].to(device) for t in (stars.clamp(0, 1), density, lit))
+    return stars, density, lit
 
 
 def _value_noise(x: Tensor, y: Tensor, octave: int) -> Tensor:
@@ -140,7 +146,7 @@ def facets(scene: Scene, ridge: int, below: Tensor) -> Tensor:
     """
     c, slant = scene.content, 0.5 - ridge
     at = scene.x + slant * below  # [N, 1, H, S]
-    face = 0
+    face = torch.zeros_like(at)
     for k, (octave, steep) in enumerate(((1.0, 4.0), (2.1, 2.4))):
         turn = c["ridge_phase"][:, ridge, k].view(-1, 1, 1, 1) / math.pi + 0.75
         saw = (at * (octave * c["ridge_frequency"][:, ridge, k].view(-1, 1, 1, 1)) + turn).frac_()

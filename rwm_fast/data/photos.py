@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -49,6 +49,9 @@ class Photo:
 class Unreadable:
     name: str
     reason: str
+
+
+Sample = tuple[np.ndarray, int, list[Unreadable]]  # uint8 [S, S, 3], domain, what was unreadable
 
 
 class PhotoSet:
@@ -93,7 +96,7 @@ class PhotoSet:
     def in_memory(self) -> bool:
         return self._kept is not None
 
-    def sample(self, position: int) -> tuple[np.ndarray, int, list[Unreadable]]:
+    def sample(self, position: int) -> Sample:
         """The training crop at a position of the stream: uint8 [S, S, 3], its domain, and what
         could not be read. An unreadable picture is replaced by the next one of the set."""
         count, troubles = len(self.training), []
@@ -130,7 +133,7 @@ class PhotoSet:
             f"{'in memory' if self.in_memory else 'read when needed'}"
         )
 
-    def report(self) -> dict:
+    def report(self) -> dict[str, Any]:
         """The same for the run folder, with every unreadable file and its reason."""
         return {
             "sources": list(self.config.sources),
@@ -146,10 +149,10 @@ class PhotoSet:
             return Image.fromarray(self._kept[photo])
         return photo.read(self._decode)
 
-    def _decode(self, file) -> Image.Image:
+    def _decode(self, file: BinaryIO) -> Image.Image:
         return decode(file, self.config.resize * self.config.zoom[1])
 
-    def _working_copy(self, file) -> np.ndarray:
+    def _working_copy(self, file: BinaryIO) -> np.ndarray:
         return working_copy(self._decode(file), self.config)
 
     def _check(self) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 
 from rwm_fast.data import landscapes
 from rwm_fast.data.order import picture_at
+from rwm_fast.data.photos import Sample, Unreadable
 
 TRAINING_SEEDS = 10_000_000  # scenes for training have seeds below, held-out scenes above
 _CHUNK = 64  # scenes drawn at a time: their maps fit in the cache of a core
@@ -54,27 +56,27 @@ class LandscapePool:
     def __len__(self) -> int:
         return len(self.images)
 
-    def sample(self, position: int) -> tuple[np.ndarray, int, list]:
+    def sample(self, position: int) -> Sample:
         """The picture at a position of the stream: uint8 [S, S, 3], domain 0, no troubles.
 
         Pictures are not mirrored: the clouds of all of them have one layout.
         """
         return self.images[picture_at(self.seed, position, len(self))], 0, []
 
-    def report_unreadable(self, more: list) -> None:
+    def report_unreadable(self, more: Sequence[Unreadable]) -> None:
         """Nothing is read, so there is nothing to report."""
 
     def describe(self) -> str:
         """One line on what there is."""
         return f"{len(self)} landscapes of {self.image_size} px"
 
-    def report(self) -> dict:
+    def report(self) -> dict[str, Any]:
         """The same for the run folder."""
         return {"sources": [], "domains": self.domains, "pictures": len(self)}
 
 
 @contextlib.contextmanager
-def _drawing_threads():
+def _drawing_threads() -> Iterator[ThreadPoolExecutor]:
     """As many threads as torch uses, each running its own operators alone.
 
     A landscape is hundreds of small operators; split over threads one by one, they would spend

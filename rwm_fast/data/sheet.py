@@ -33,11 +33,11 @@ def contact_sheet(rows: int = 4, size: int = 112, seed: int = 100) -> Tensor:
     """uint8 [3, rows * (size + 2) - 2, (len(STYLES) + 1) * (size + 2) - 2], RGB."""
     columns = len(STYLES)
     scenes = landscapes.content([seed + r for r in range(rows) for _ in range(columns)])
-    looks = [
+    styles = [
         landscapes.style([seed + k], time=t, season=s, weather=w)
         for k, (t, s, w) in enumerate(STYLES)
     ]
-    looks = {name: torch.cat([look[name] for look in looks] * rows) for name in looks[0]}
+    looks = {name: torch.cat([style[name] for style in styles] * rows) for name in styles[0]}
     images, regions = landscapes.render(scenes, looks, size)
     images = (images.unflatten(0, (rows, columns)) + 1) / 2  # [R, columns, 3, S, S]
     labels = regions.unflatten(0, (rows, columns))[:, 0]  # [R, 4, S, S]

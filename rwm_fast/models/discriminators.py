@@ -75,8 +75,8 @@ class PatchDiscriminator(Network):
         size = self.config.patch_size
         fits = patches.ndim == 5 and tuple(patches.shape[2:]) == (3, size, size)
         require(fits, "PatchDiscriminator", f"patches must be [N, P, 3, {size}, {size}]", patches)
-        x = self.enter(patches.flatten(0, 1))  # [N·P, 3, s, s]
-        x = self.last(self.trunk(self.from_image(x)))  # [N·P, channels, side, side]
+        images = self.enter(patches.flatten(0, 1))  # [N·P, 3, s, s]
+        x: Tensor = self.last(self.trunk(self.from_image(images)))  # [N·P, channels, side, side]
         return x.reshape(*patches.shape[:2], self.feature_size)
 
     def forward(self, reference: Tensor, target: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,10 +45,12 @@ class Encoder(Network):
             EqualConv2d(top, config.content_channels, 1),
         )
         if config.style_blocks == "valid":
-            halve = lambda i, o: EqualConv2d(i, o, 3, down=2, padding="none", activation="lrelu")
+            halve: Callable[[int, int], nn.Module] = partial(
+                EqualConv2d, kernel_size=3, down=2, padding="none", activation="lrelu"
+            )
             self.least_code = 2 ** (len(config.style_channels) + 1) - 1
         else:
-            halve = lambda i, o: ResidualBlock(i, o, taps, padding=padding)
+            halve = partial(ResidualBlock, resample_filter=taps, padding=padding)
             self.least_code = 2 ** len(config.style_channels)
         pairs = zip((top, *config.style_channels[:-1]), config.style_channels, strict=True)
         self.style_head = nn.Sequential(*(halve(i, o) for i, o in pairs))
@@ -71,7 +76,8 @@ class Encoder(Network):
         fits = fits and image.shape[2] % stride == 0 and image.shape[3] % stride == 0
         rule = f"image must be [N, 3, H, W] with H and W multiples of {stride}"
         require(fits, "Encoder", rule, image)
-        return self.trunk(self.from_image(fold(self.enter(image), self.config.fold)))
+        features: Tensor = self.trunk(self.from_image(fold(self.enter(image), self.config.fold)))
+        return features
 
     def _content(self, features: Tensor) -> Tensor:
         code = self.leave(self.content_head(features))

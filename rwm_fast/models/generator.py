@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -35,33 +37,29 @@ class Generator(Network):
     def __init__(self, config: ModelConfig, dtype: torch.dtype | None = None) -> None:
         super().__init__(config, dtype)
         channels, style_dim = config.content_channels, config.style_dim
-        styled = dict(demodulation=config.demodulation, noise=config.noise)
-        if config.code_modulation:
-            self.code_modulation = SpatialCodeModulation(channels, style_dim)
-        widths = [channels * config.content_fold**2, *config.head_channels]
-        self.head = nn.ModuleList(
-            StyleBlock(i, o, style_dim, **styled)
-            for i, o in zip(widths[:-1], widths[1:], strict=True)
+        plain = partial(
+            StyleBlock,
+            style_dim=style_dim,
+            demodulation=config.demodulation,
+            noise=config.noise,
         )
-        styled_up = dict(
+        doubling = partial(
+            plain,
             up=2,
             resample_filter=config.generator_filter,
             skip_activation=config.skip_activation,
-            **styled,
         )
+        if config.code_modulation:
+            self.code_modulation = SpatialCodeModulation(channels, style_dim)
+        widths = [channels * config.content_fold**2, *config.head_channels]
+        self.head = nn.ModuleList(plain(i, o) for i, o in pairwise(widths))
         widths = [widths[-1], *config.up_channels]
-        self.up = nn.ModuleList(
-            StyleBlock(i, o, style_dim, **styled_up)
-            for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.up = nn.ModuleList(doubling(i, o) for i, o in pairwise(widths))
         self.joins_after = int(math.log2(config.content_fold))  # doublings, 0 = no join
         if self.joins_after:
             self.join = EqualConv2d(channels, config.up_channels[self.joins_after - 1], 3)
         widths = [widths[-1], *config.tail_channels]
-        self.tail = nn.ModuleList(
-            StyleBlock(i, o, style_dim, **styled)
-            for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.tail = nn.ModuleList(plain(i, o) for i, o in pairwise(widths))
         self.to_rgb = ToRGB(widths[-1], 3 * config.fold**2, config.rgb_kernel, style_dim)
 
     def forward(
@@ -109,21 +107,24 @@ class Generator(Network):
         the same maps.
         """
         drawn_on = content.device if generator is None else generator.device
-        options = dict(generator=generator, device=drawn_on, dtype=self.parameter_dtype)
-        return [torch.randn(s, **options).to(content.device) for s in self.noise_shapes(content)]
+        draw = partial(
+            torch.randn, generator=generator, device=drawn_on, dtype=self.parameter_dtype
+        )
+        return [draw(shape).to(content.device) for shape in self.noise_shapes(content)]
 
-    def _noise_pairs(self, content: Tensor, noise: Noise, generator: torch.Generator | None):
+    def _noise_pairs(
+        self, content: Tensor, noise: Noise, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor | None, Tensor | None]]:
         """An iterator over one pair of maps (or Nones) per block."""
         shapes = self.noise_shapes(content)
         if isinstance(noise, str):
             require(noise in ("random", "none"), "Generator", "noise must be random or none", noise)
-            maps = self.make_noise(content, generator) if noise == "random" else []
+            noise = self.make_noise(content, generator) if noise == "random" else []
         else:
-            maps = list(noise)
-            got = [tuple(m.shape) for m in maps]
+            got = [tuple(m.shape) for m in noise]
             require(got == shapes, "Generator", f"noise maps must be of shapes {shapes}", got)
         blocks = len(self.head) + len(self.up) + len(self.tail)
-        maps = maps or [None] * (2 * blocks)
+        maps: Sequence[Tensor | None] = noise or [None] * (2 * blocks)
         return iter(list(zip(maps[::2], maps[1::2], strict=True)))
 
     def _scale(self, content: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rwm_fast.config import ModelConfig
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Network(nn.Module):
@@ -40,6 +44,13 @@ class Network(nn.Module):
     def leave(self, y: Tensor) -> Tensor:
         """`y` in the dtype of the parameters."""
         return y.to(self.parameter_dtype)
+
+
+def placed(module: M, device: torch.device | str) -> M:
+    """The module on a device, its weights channels_last."""
+    to: Any = module.to  # torch's stubs know no memory_format here
+    to(device, memory_format=torch.channels_last)
+    return module
 
 
 def require(condition: bool, where: str, rule: str, got: object) -> None:

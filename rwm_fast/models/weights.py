@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,7 @@ from rwm_fast.models.encoder import Encoder
 from rwm_fast.models.generator import Generator
 
 FILE_NAME = "weights.safetensors"
+Shapes = dict[str, tuple[int, ...]]
 
 
 class WeightsError(UserError):
@@ -24,7 +26,7 @@ class WeightsError(UserError):
 
 
 def save_weights(
-    path: str | os.PathLike, encoder: Encoder, generator: Generator, config: Config
+    path: str | os.PathLike[str], encoder: Encoder, generator: Generator, config: Config
 ) -> None:
     """Writes the parameters of both networks, and the config as JSON in the header.
 
@@ -40,7 +42,7 @@ def save_weights(
     os.replace(partial, path)
 
 
-def read_config(path: str | os.PathLike) -> Config:
+def read_config(path: str | os.PathLike[str]) -> Config:
     """The config in the header of a weights file, or of the weights file in a folder."""
     path = locate(path)
     with _open(path) as file:
@@ -53,7 +55,7 @@ def read_config(path: str | os.PathLike) -> Config:
         raise WeightsError(f"{path}: {error}") from None
 
 
-def load_weights(path: str | os.PathLike, encoder: Encoder, generator: Generator) -> Config:
+def load_weights(path: str | os.PathLike[str], encoder: Encoder, generator: Generator) -> Config:
     """Fills both networks from a weights file, or from the one in a folder; returns its config.
 
     Raises WeightsError, before anything is changed, if the file is absent or unreadable, was made
@@ -76,7 +78,7 @@ def load_weights(path: str | os.PathLike, encoder: Encoder, generator: Generator
     return config
 
 
-def locate(path: str | os.PathLike) -> Path:
+def locate(path: str | os.PathLike[str]) -> Path:
     """The weights file at `path`, which may be its folder."""
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
@@ -103,14 +105,14 @@ def _parameters(encoder: Encoder, generator: Generator) -> dict[str, Tensor]:
     }
 
 
-def _open(path: Path):
+def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
 
 
-def _compare(path: Path, got: dict[str, tuple], wanted: dict[str, tuple]) -> None:
+def _compare(path: Path, got: Shapes, wanted: Shapes) -> None:
     """Raises WeightsError unless both hold the same names with the same shapes."""
     for problem, names in (("lacks", wanted.keys() - got), ("has unknown", got.keys() - wanted)):
         if names:

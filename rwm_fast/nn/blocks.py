@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +30,16 @@ class ResidualBlock(nn.Module):
         padding: str = "zeros",
     ) -> None:
         super().__init__()
-        act = dict(activation="lrelu", padding=padding)
-        half = dict(down=down, resample_filter=resample_filter) if down > 1 else {}
-        self.conv1 = EqualConv2d(in_channels, in_channels, 3, **act)
+        conv = partial(EqualConv2d, kernel_size=3, activation="lrelu", padding=padding)
+        taps = resample_filter if down > 1 else None
+        self.conv1 = conv(in_channels, in_channels)
         # gain 1 = the activation's √2 times the sum's 1/√2
-        self.conv2 = EqualConv2d(in_channels, out_channels, 3, activation_gain=1.0, **act, **half)
-        self.skip = EqualConv2d(in_channels, out_channels, 1, bias=False, **half)
+        self.conv2 = conv(
+            in_channels, out_channels, activation_gain=1.0, down=down, resample_filter=taps
+        )
+        self.skip = EqualConv2d(
+            in_channels, out_channels, 1, bias=False, down=down, resample_filter=taps
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.add(self.conv2(self.conv1(x)), self.skip(x), alpha=SQRT_HALF)
@@ -63,19 +68,17 @@ class StyleBlock(nn.Module):
         skip_activation: bool = False,
     ) -> None:
         super().__init__()
-        styled = dict(demodulation=demodulation, noise=noise)
         self.up = up
-        self.conv1 = ModulatedConv2d(
-            in_channels,
-            out_channels,
-            3,
-            style_dim,
-            up=up,
-            resample_filter=resample_filter,
-            **styled,
+        styled = partial(
+            ModulatedConv2d,
+            kernel_size=3,
+            style_dim=style_dim,
+            demodulation=demodulation,
+            noise=noise,
         )
+        self.conv1 = styled(in_channels, out_channels, up=up, resample_filter=resample_filter)
         # gain 1 = the activation's √2 times the sum's 1/√2
-        self.conv2 = ModulatedConv2d(out_channels, out_channels, 3, style_dim, gain=1.0, **styled)
+        self.conv2 = styled(out_channels, out_channels, gain=1.0)
         self.skip = None
         if in_channels != out_channels:
             kind = "lrelu" if skip_activation else "linear"

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rwm_fast.ops.bias_act import bias_act
+from rwm_fast.ops.conv2d_bias_act import conv2d_bias_act
 from rwm_fast.ops.modulated_conv2d import modulated_conv2d
-from rwm_fast.ops.modulated_conv2d.plain import conv2d_bias_act
 
 SQRT2 = math.sqrt(2)
 SQRT_HALF = math.sqrt(0.5)
@@ -71,6 +71,8 @@ class EqualConv2d(nn.Module):
     goes with "linear" only. Source: StyleGAN2, appendix B.
     """
 
+    resample_filter: Tensor | None
+
     def __init__(
         self,
         in_channels: int,
@@ -95,24 +97,30 @@ class EqualConv2d(nn.Module):
         taps = None if resample_filter is None else low_pass(resample_filter)
         self.register_buffer("resample_filter", taps, persistent=False)
         total = 0 if padding == "none" else kernel_size - 1
-        total += 0 if taps is None else len(taps) - 2  # a halving filter reaches two taps less
         self.borders = ((total + 1) // 2, total // 2)  # left = top, right = bottom
 
     def forward(self, x: Tensor) -> Tensor:  # [N, I, H, W] -> [N, O, H', W']
-        borders = self.borders
-        if self.padding == "reflect" and borders[0]:
-            x, borders = mirror(x, [*borders, *borders]), (0, 0)
+        padding = [*self.borders, *self.borders]
+        if self.padding == "reflect":
+            x, padding = self._mirrored(x, padding)
         return conv2d_bias_act(
             x,
             self.weight,
             self.bias,
-            weight_gain=self.gain,
-            borders=borders,
+            padding=padding,
             down=self.down,
             resample_filter=self.resample_filter,
+            weight_gain=self.gain,
             activation=self.activation,
             gain=1.0 if self.activation == "linear" else self.activation_gain,
         )
+
+    def _mirrored(self, x: Tensor, padding: list[int]) -> tuple[Tensor, list[int]]:
+        """x with the borders that kernel and filter reach, and the padding that is left to do."""
+        taps = 0 if self.resample_filter is None else len(self.resample_filter)
+        filters = [(taps - self.down + 1) // 2, (taps - self.down) // 2] * 2 if taps else [0] * 4
+        around = [p + f for p, f in zip(padding, filters, strict=True)]
+        return mirror(x, around) if any(around) else x, [-f for f in filters]
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
@@ -132,6 +140,8 @@ class ModulatedConv2d(nn.Module):
     [N, K, H·up, W·up], non-negative and adding up to 1 over K; noise [N, 1, H·up, W·up] or None.
     Returns [N, O, H·up, W·up] in x's dtype. `gain` multiplies after the activation.
     """
+
+    resample_filter: Tensor | None
 
     def __init__(
         self,
@@ -156,13 +166,14 @@ class ModulatedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))  # [O]
         self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
         self.affine = EqualLinear(style_dim, in_channels, bias_init=1.0)
-        taps = low_pass(resample_filter) if up > 1 else None
+        taps = low_pass(resample_filter) if up > 1 and resample_filter else None
         self.register_buffer("resample_filter", taps, persistent=False)
 
     def forward(
         self, x: Tensor, style: Tensor, regions: Tensor | None = None, noise: Tensor | None = None
     ) -> Tensor:
-        styles, weight = self.affine(style), self.weight  # [N, (K,) I], [O, I, k, k]
+        styles: Tensor = self.affine(style)  # [N, (K,) I]
+        weight: Tensor = self.weight  # [O, I, k, k]
         if self.demodulation == "weight":
             styles = styles * (styles.square().mean(-1, keepdim=True) + 1e-8).rsqrt()
             weight = weight * (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,9 +32,10 @@ def tensor(op: str, name: str, value: object) -> None:
         raise TypeError(f"{op}: {name} must be a tensor, got {describe(value)}")
 
 
-def floating(op: str, name: str, value: object) -> None:
+def floating(op: str, name: str, value: Any) -> None:
     """Raise unless the value is a tensor of float16, bfloat16, float32 or float64."""
-    tensor(op, name, value)
+    if not isinstance(value, Tensor):
+        tensor(op, name, value)
     if value.dtype not in FLOATS:
         require(False, op, f"{name} must be float16, bfloat16, float32 or float64", value)
 
@@ -61,3 +66,75 @@ def like(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> N
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which sums over many elements are kept: float32, or float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+# ---- arguments that several operators take
+
+ACTIVATIONS = ("linear", "lrelu")
+
+
+def bias(op: str, bias: Tensor | None, x: Tensor, channels: int) -> None:
+    """Raise unless the bias is None or one number a channel."""
+    if bias is None:
+        return
+    tensor(op, "bias", bias)
+    if tuple(bias.shape) != (channels,):
+        require(False, op, f"bias must be [{channels}], one number a channel", bias)
+    like(op, "bias", bias, "x", x)
+
+
+def activation(op: str, activation: str, slope: float, gain: float, clamp: float | None) -> None:
+    """Raise unless the sign and the size of the result tell the derivative."""
+    # the conditions also refuse NaN
+    if (
+        activation in ACTIVATIONS
+        and 0 <= slope < math.inf
+        and 0 < gain < math.inf
+        and (clamp is None or clamp > 0)
+    ):
+        return
+    rule = f"activation must be one of {', '.join(ACTIVATIONS)}"
+    require(activation in ACTIVATIONS, op, rule, repr(activation))
+    require(0 <= slope < math.inf, op, "negative_slope must be at least 0", slope)
+    require(0 < gain < math.inf, op, "gain must be above 0", gain)
+    require(False, op, "clamp must be None or above 0", clamp)
+
+
+def taps(op: str, name: str, filter: Tensor | None, x: Tensor) -> tuple[int, int]:
+    """How many along y and along x; raise unless they are on x's device and ask for no gradient."""
+    if filter is None:
+        return 1, 1
+    floating(op, name, filter)
+    if filter.ndim not in (1, 2) or not filter.numel():
+        rule = f"{name} must be [F] or [FH, FW] with at least one tap"
+        require(False, op, rule, filter)
+    if filter.device != x.device:
+        require(False, op, f"{name} must be on {x.device}", filter)
+    if filter.requires_grad:
+        rule = f"{name} must not require a gradient: the operator gives none for it"
+        require(False, op, rule, filter)
+    shape = filter.shape
+    return shape[0], shape[-1]
+
+
+def pair(op: str, name: str, value: int | Sequence[int]) -> list[int]:
+    """A factor along x and along y."""
+    values = list(value) if isinstance(value, Sequence) else [value, value]
+    fits = len(values) == 2 and isinstance(values[0], int) and isinstance(values[1], int)
+    if not fits or values[0] < 1 or values[1] < 1:
+        # said only when needed: a traced number has no text
+        require(False, op, f"{name} must be one or two numbers of at least 1", str(value))
+    return values
+
+
+def padding(op: str, padding: int | Sequence[int]) -> list[int]:
+    """Padding as [x before, x after, y before, y after]."""
+    values = list(padding) if isinstance(padding, Sequence) else [padding] * 4
+    if len(values) == 2:
+        values = [values[0], values[0], values[1], values[1]]
+    fits = len(values) == 4
+    for value in values:
+        fits = fits and isinstance(value, (int, torch.SymInt))
+    if not fits:
+        require(False, op, "padding must be 1, 2 or 4 whole numbers", str(padding))
+    return values

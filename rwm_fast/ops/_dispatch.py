@@ -1,10 +1,9 @@
-"""Which implementation runs: the one place where a backend is chosen.
+"""Which implementation runs: the one place where a backend is chosen, and a device asked for.
 
-An operator is a package ``rwm_fast.ops.<op>`` with a tuple ``BACKENDS``: names of modules in order
-of preference, ``reference`` last. A backend module has ``supports(tensors, **facts)``, which
-returns None or one sentence why not, and the raw functions of its operator. Auto takes the first
-that supports the call; an explicit request (`use_backend`, or the environment variable
-``RWM_FAST_BACKEND``) is honoured or refused with the reason, never swapped.
+A backend has a name for users and, for each kind of device, a module in the operator's folder:
+`WAYS`, in order of preference. Auto takes the first that supports the call; an explicit request
+(`use_backend`, or the environment variable ``RWM_FAST_BACKEND``) is honoured or refused with the
+reason, never swapped.
 
 The choice is made inside the registered operator, when it runs: so a compiled graph follows it too,
 and a ``with use_backend(...)`` block must cover the backward pass as well as the forward pass.
@@ -14,26 +13,45 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from rwm_fast.ops import _torch_private
+from rwm_fast.ops._backend import Backend, Call
 
-OPS = ("modulated_conv2d", "masked_l1", "crop_patches", "bias_act", "upfirdn2d")
-NAMES = ("native", "triton", "reference")
-_MODULES = {"native": "native", "triton": "triton_kernels", "reference": "reference"}
 # As Triton itself reads its variable.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
-_DEVICES = {"native": ("cpu", "cuda"), "triton": ("cuda", "cpu") if INTERPRETED else ("cuda",)}
+
+
+class Way(NamedTuple):
+    """A backend's name, a kind of device ("any": all), and the module that serves it there."""
+
+    name: str
+    device: str
+    module: str | Backend  # a file of the operator's folder, or what was registered
+
+
+WAYS = (
+    Way("native", "cpu", "cpu"),
+    Way("native", "cuda", "cuda"),
+    Way("triton", "cuda", "triton_kernels"),
+    *([Way("triton", "cpu", "triton_kernels")] if INTERPRETED else []),
+    Way("eager", "any", "eager"),
+)
+OPS = ("modulated_conv2d", "masked_l1", "crop_patches", "bias_act", "upfirdn2d")
+# Operators made of others: they may be asked about, by the backends of what they are made of.
+MADE_OF = {"conv2d_bias_act": "modulated_conv2d"}
 
 log = logging.getLogger("rwm_fast")
+_registered: dict[str, tuple[Way, ...]] = {}
 _announced: set[tuple[str, str]] = set()
 _explaining: ContextVar[bool] = ContextVar("rwm_fast_explaining", default=False)
 
@@ -46,15 +64,81 @@ class _Explained(Exception):
     """Carries the answer of `explain` out of the operator, before anything is computed."""
 
 
-def _valid(name: str | None, source: str) -> str | None:
-    if name in (None, "auto", ""):
-        return None
-    if name not in NAMES:
-        raise ValueError(
-            f"{source}: backend must be one of {', '.join(NAMES)} or auto, got {name!r}"
-        )
-    return name
+# ---- the table
 
+
+def register(op: str, name: str, device: str, module: Backend) -> Callable[[], None]:
+    """Let a module of your own serve an operator, before all others on its kind of device.
+
+    `module` has what `rwm_fast.ops._backend` says. Returns a function that takes it back.
+    """
+    if op not in OPS:
+        raise ValueError(f"register: op must be one of {', '.join(OPS)}, got {op!r}")
+    way = Way(name, device, module)
+    _registered[op] = (way, *_registered.get(op, ()))
+    _ways_on.cache_clear()
+
+    def take_back() -> None:
+        _registered[op] = tuple(w for w in _registered[op] if w is not way)
+        _ways_on.cache_clear()
+
+    return take_back
+
+
+def ways(op: str) -> tuple[Way, ...]:
+    """An operator's rows of the table, in order of preference."""
+    op = MADE_OF.get(op, op)
+    package = f"rwm_fast.ops.{op}"
+    there = [w for w in WAYS if importlib.util.find_spec(f"{package}.{w.module}") is not None]
+    return (*_registered.get(op, ()), *there)
+
+
+def backends(op: str) -> tuple[str, ...]:
+    """The names of an operator's backends, in order of preference."""
+    return tuple(dict.fromkeys(way.name for way in ways(op)))
+
+
+def names() -> tuple[str, ...]:
+    """All names that a request may have."""
+    added = [way.name for op in OPS for way in _registered.get(op, ())]
+    return tuple(dict.fromkeys((*(way.name for way in WAYS), *added)))
+
+
+@functools.cache
+def _ways_on(op: str, device: torch.device) -> dict[str, Backend | str]:
+    """Backends on a device: module, or the sentence why it cannot be imported."""
+    op = MADE_OF.get(op, op)
+    found: dict[str, Backend | str] = {}
+    for way in ways(op):
+        if way.device in (device.type, "any") and way.name not in found:
+            is_file = isinstance(way.module, str)
+            found[way.name] = _module(op, way) if is_file else way.module
+    return found
+
+
+def _module(op: str, way: Way) -> ModuleType | str:
+    try:
+        return importlib.import_module(f"rwm_fast.ops.{op}.{way.module}")
+    except ImportError as error:
+        if (error.name or "").startswith("rwm_fast"):
+            raise
+        if isinstance(error, ModuleNotFoundError):
+            return f"the package {error.name} is not installed"
+        return f"{error.name or way.name} does not load: {error}"
+
+
+def _refusal(op: str, name: str, call: Call) -> str | None:
+    """None if the backend serves the call, else one sentence why not."""
+    backend = _ways_on(op, call.device).get(name)
+    if backend is not None:
+        return backend if isinstance(backend, str) else backend.supports(call)
+    on = [way.device for way in ways(op) if way.name == name]
+    if not on:
+        return f"{op} has no {name} backend"
+    return f"{name} runs on {' and '.join(on)}, not on {call.device.type} tensors"
+
+
+# ---- requests
 
 _requested: ContextVar[str | None] = ContextVar("rwm_fast_backend", default=None)
 # Autograd runs backward passes of GPUs in threads of its own, which see no context variable of the
@@ -62,122 +146,93 @@ _requested: ContextVar[str | None] = ContextVar("rwm_fast_backend", default=None
 _HANDED = "rwm_fast_backend"
 
 
-def _hand_on(name: str | None) -> None:
-    _torch_private.stash(_HANDED, (threading.get_ident(), name))
-
-
-def _handed() -> str | None:
-    """What was asked for in the thread that called autograd, in a thread that autograd made."""
-    handed = _torch_private.stashed(_HANDED)
-    if handed is None:
+def _valid(name: str | None, source: str) -> str | None:
+    if name in (None, "auto", ""):
         return None
-    thread, name = handed
-    return None if thread == threading.get_ident() else name
+    if name not in names():
+        raise ValueError(
+            f"{source}: backend must be one of {', '.join(names())} or auto, got {name!r}"
+        )
+    return name
 
 
 class use_backend:
     """Ask for one backend, as a setter or for a block.
 
-    ``use_backend("reference")`` holds until changed; ``with use_backend("native"): …`` holds inside
-    the block. ``"auto"`` (or None) lets each call take the first backend that supports it. A
-    request that a call cannot honour raises `BackendError` with the reason.
+    ``use_backend("eager")`` holds until changed; ``with use_backend("native"): …`` holds inside the
+    block. ``"auto"`` (or None) lets each call take the first backend that supports it. A request
+    that a call cannot honour raises `BackendError` with the reason.
 
     Raises
     ------
     ValueError
-        if the name is not ``native``, ``triton``, ``reference`` or ``auto``.
+        if the name is not ``native``, ``triton``, ``eager`` or ``auto``.
     """
 
     def __init__(self, name: str | None) -> None:
         name = _valid(name, "use_backend") or "auto"
         self._token: Token = _requested.set(name)
-        _hand_on(name)
+        _torch_private.stash(_HANDED, (threading.get_ident(), name))
 
     def __enter__(self) -> use_backend:
         return self
 
     def __exit__(self, *_: object) -> None:
         _requested.reset(self._token)
-        _hand_on(_requested.get())
+        _torch_private.stash(_HANDED, (threading.get_ident(), _requested.get()))
+
+
+def _handed() -> str | None:
+    """What was asked for in the thread that called autograd, in a thread that autograd made."""
+    handed: Any = _torch_private.stashed(_HANDED)
+    if handed is None:
+        return None
+    thread, name = handed
+    return None if thread == threading.get_ident() else name
+
+
+@functools.cache
+def _of_environment() -> str | None:
+    """Read once, when first asked: a look at the environment takes as long as a small kernel."""
+    return _valid(os.environ.get("RWM_FAST_BACKEND"), "RWM_FAST_BACKEND")
 
 
 def requested() -> str | None:
     """The backend asked for by `use_backend` or by RWM_FAST_BACKEND, or None for auto."""
-    name = _requested.get() or _handed()
+    name = _requested.get()
+    if name is None and _torch_private.is_stashed(_HANDED):
+        name = _handed()
     if name is None:
-        return _valid(os.environ.get("RWM_FAST_BACKEND"), "RWM_FAST_BACKEND")
+        return _of_environment()
     return None if name == "auto" else name
 
 
-def backends(op: str) -> tuple[str, ...]:
-    """The names of an operator's backends, in order of preference."""
-    return _operator(op).BACKENDS
+# ---- the choice
 
 
-def _in_order(op: str, tensors: Sequence[Tensor | None], facts: dict) -> tuple[str, ...]:
-    """The same for one call: an operator's package may have a `prefer` that reorders them."""
-    prefer = getattr(_operator(op), "prefer", None)
-    return backends(op) if prefer is None else prefer(backends(op), tensors, **facts)
-
-
-@functools.cache
-def _operator(op: str) -> ModuleType:
-    return importlib.import_module(f"rwm_fast.ops.{op}")
-
-
-@functools.cache
-def _module(op: str, name: str) -> ModuleType | str:
-    """A backend's module, or the sentence why it cannot be imported (a missing package)."""
-    try:
-        return importlib.import_module(f"rwm_fast.ops.{op}.{_MODULES[name]}")
-    except ImportError as error:
-        if (error.name or "").startswith("rwm_fast"):
-            raise
-        if isinstance(error, ModuleNotFoundError):
-            return f"the package {error.name} is not installed"
-        return f"{error.name or name} does not load: {error}"
-
-
-def _device(tensors: Sequence[Tensor | None]) -> str:
-    return next(t.device.type for t in tensors if t is not None)
-
-
-def _on_device(name: str, tensors: Sequence[Tensor | None]) -> bool:
-    return name not in _DEVICES or _device(tensors) in _DEVICES[name]
-
-
-def _refusal(op: str, name: str, tensors: Sequence[Tensor | None], facts: dict) -> str | None:
-    if name not in backends(op):
-        return f"{op} has no {name} backend"
-    if not _on_device(name, tensors):
-        return f"{name} runs on {' and '.join(_DEVICES[name])}, not on {_device(tensors)} tensors"
-    module = _module(op, name)
-    return module if isinstance(module, str) else module.supports(tensors, **facts)
-
-
-def choose(op: str, tensors: Sequence[Tensor | None], **facts: object) -> ModuleType:
-    """The backend module that serves this call; called by registered operators only."""
+def choose(op: str, call: Call) -> Any:
+    """The backend that serves this call; called by registered operators only."""
     if _explaining.get():
-        raise _Explained(_explanation(op, tensors, facts))
+        raise _Explained(_explanation(op, call))
     name = requested()
+    there = _ways_on(op, call.device)
     if name is not None:
-        refusal = _refusal(op, name, tensors, facts)
+        refusal = _refusal(op, name, call)
         if refusal:
             raise BackendError(f"{op}: backend {name!r} was asked for, but {refusal}")
-        return _module(op, name)
-    refusals = []
-    for name in _in_order(op, tensors, facts):
-        refusal = _refusal(op, name, tensors, facts)
+        return there[name]
+    passed_over: tuple[str, str] | None = None
+    for name, backend in there.items():
+        refusal = backend if isinstance(backend, str) else backend.supports(call)
         if refusal is None:
-            if refusals:
-                announce(op, name, *refusals[0])
-            return _module(op, name)
-        if _on_device(name, tensors):
-            refusals.append((name, refusal))
-    raise BackendError(f"{op}: no backend serves this call: {refusals}")
+            if passed_over is not None:
+                _announce(op, name, *passed_over)
+            return backend
+        passed_over = passed_over or (name, refusal)
+    raise BackendError(f"{op}: no backend serves this call: {passed_over}")
 
 
-def announce(op: str, name: str, other: str, reason: str) -> None:
+def _announce(op: str, name: str, other: str, reason: str) -> None:
     """Say once that a preferred backend was passed over, and why."""
     if (other, reason) not in _announced:
         _announced.add((other, reason))
@@ -188,23 +243,23 @@ def in_transform(op: str) -> bool:
     """Whether a torch.func transform (grad, vmap, …) is tracing: then the reference runs directly.
 
     Registered operators with a Python formula cannot be traced by torch.func; the reference is
-    plain torch and can. An explicit request for another backend is refused.
+    plain torch and can. An explicit request for another backend than `eager` is refused.
     """
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+    if torch.compiler.is_compiling() or not _torch_private.in_transform():
         return False
-    reason = "torch.func transforms run on the reference backend only"
+    reason = "torch.func transforms run on the eager backend only"
     if _explaining.get():
-        raise _Explained({n: "used" if n == "reference" else reason for n in backends(op)})
+        raise _Explained({n: "used" if n == "eager" else reason for n in backends(op)})
     name = requested()
-    if name not in (None, "reference"):
+    if name not in (None, "eager"):
         raise BackendError(f"{op}: backend {name!r} was asked for, but {reason}")
     return True
 
 
-def _explanation(op: str, tensors: Sequence[Tensor | None], facts: dict) -> dict[str, str]:
+def _explanation(op: str, call: Call) -> dict[str, str]:
     wanted, answer, used = requested(), {}, False
-    for name in _in_order(op, tensors, facts):
-        refusal = _refusal(op, name, tensors, facts)
+    for name in backends(op):
+        refusal = _refusal(op, name, call)
         if wanted not in (None, name):
             answer[name] = refusal or f"supported, but {wanted!r} was asked for"
         elif refusal is None and not used:
@@ -215,7 +270,7 @@ def _explanation(op: str, tensors: Sequence[Tensor | None], facts: dict) -> dict
 
 
 def explain(op: str | Callable, *args: object, **kwargs: object) -> dict[str, str]:
-    """Which backend would serve a call, and why the others would not; computes nothing.
+    """Which backend would serve a call, and why the others would not; computes no result.
 
     Parameters
     ----------
@@ -230,8 +285,9 @@ def explain(op: str | Callable, *args: object, **kwargs: object) -> dict[str, st
         backend name → ``"used"`` or one sentence.
     """
     name = op if isinstance(op, str) else getattr(op, "__name__", "")
-    if name not in OPS:
-        raise ValueError(f"explain: op must be one of {', '.join(OPS)}, got {op!r}")
+    known = (*OPS, *MADE_OF)
+    if name not in known:
+        raise ValueError(f"explain: op must be one of {', '.join(known)}, got {op!r}")
     function = getattr(importlib.import_module(f"rwm_fast.ops.{name}"), name)
     token = _explaining.set(True)
     try:

@@ -1,25 +1,21 @@
 """Loads the native modules: `rwm_fast._C` (C++, CPU) and `rwm_fast._cuda` (CUDA).
 
 Neither is imported before the first operator asks. A module that was not built is a reason, not an
-error; `native.supports` passes the reason on. Both modules are raw: they check next to nothing, and
-only the `native.py` files call them.
+error; the backends' `supports` pass the reason on. Both modules are raw: they check next to
+nothing, and only the operators' `cpu` and `cuda` modules call them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib.util
 import os
 from dataclasses import dataclass
 from types import ModuleType
-
-import torch
+from typing import Any
 
 from rwm_fast._build import build_info
-
-# The codes of csrc/common/dtype.h.
-DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+from rwm_fast.ops import _torch_private
 
 
 @dataclass(frozen=True)
@@ -31,21 +27,25 @@ class Extension:
     broken: bool = False
 
 
-def cpu() -> ModuleType | None:
+@functools.cache
+def cpu() -> Any:
     """The C++ module, or None (`why_not_cpu`)."""
     return load_cpu().module
 
 
-def cuda() -> ModuleType | None:
+@functools.cache
+def cuda() -> Any:
     """The CUDA module, or None (`why_not_cuda`)."""
     return load_cuda().module
 
 
+@functools.cache
 def why_not_cpu() -> str | None:
     """None if the C++ module can be used, else one sentence why not."""
     return load_cpu().reason
 
 
+@functools.cache
 def why_not_cuda() -> str | None:
     """None if the CUDA module can be used, else one sentence why not."""
     return load_cuda().reason
@@ -56,7 +56,9 @@ def load_cpu() -> Extension:
     """Import `_C`, hand it torch's thread pool, and apply RWM_FAST_CPU_ISA (ValueError if bad)."""
     extension = _load("_C", "cpu")
     if extension.module is not None:
-        run, count = (torch_function(n) for n in ("torch_parallel_for", "torch_get_num_threads"))
+        run, count = (
+            _torch_private.c_function(n) for n in ("torch_parallel_for", "torch_get_num_threads")
+        )
         extension.module.set_thread_pool(run, count)
         isa = os.environ.get("RWM_FAST_CPU_ISA")
         if isa:
@@ -88,12 +90,3 @@ def _load(name: str, part: str) -> Extension:
         return Extension(importlib.import_module(module))
     except ImportError as error:
         return Extension(None, f"{name} does not load: {error}", broken=True)
-
-
-def torch_function(name: str) -> int:
-    """Address of a C function of torch, or 0 where it has none (loops then run serially).
-
-    The lookup walks the dependencies of torch's Python module, wherever libtorch lies.
-    """
-    function = getattr(ctypes.CDLL(torch._C.__file__), name, None)
-    return ctypes.cast(function, ctypes.c_void_p).value if function else 0

@@ -14,25 +14,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rwm_fast.ops import _dispatch
+from rwm_fast.ops._torch_private import (
+    any_autocast,
+    dispatch_modes,
+    function_modes,
+    interpreter,
+    saved_hooks,
+    tracing_state,
+    will_run,
+)
+
 LIBRARY = torch.library.Library("rwm_fast", "DEF")
-
-
-def _without_autocast(implementation: Callable) -> Callable:
-    """Operators work in the dtypes they are given: autocast must not reach the calls inside."""
-
-    @functools.wraps(implementation)
-    def run(*args: object) -> object:
-        device = next(a.device.type for a in args if isinstance(a, Tensor))
-        if torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return implementation(*args)
-        return implementation(*args)
-
-    return run
 
 
 def register(
@@ -42,14 +40,20 @@ def register(
     *,
     backward: Callable,
     setup_context: Callable,
+    truth: Callable | None = None,
+    prepare: Callable | None = None,
 ) -> Callable:
     """Define ``rwm_fast::<schema>``: one implementation, one fake, one derivative formula.
 
-    Returns the function to call the operator by.
+    Returns the function to call the operator by. `truth` takes the same arguments in plain torch:
+    it runs where torch.func transforms the call, which no registered formula can follow. With
+    `prepare` the implementation takes what that makes of the arguments; the backward pass of a
+    plain eager call finds it in `ctx.call`, if it holds no other memory than saved tensors do.
     """
     LIBRARY.define(schema)
     name = schema.split("(")[0]
-    implementation = _without_autocast(implementation)
+    run = _without_autocast(implementation)
+    implementation = run if prepare is None else lambda *args: run(prepare(*args))
     arguments = getattr(torch.ops.rwm_fast, name).default._schema.arguments
     tensors = sum("Tensor" in str(argument.type) for argument in arguments)  # they come first
     backward, setup_context = _undefined_stay_undefined(backward, setup_context, len(arguments))
@@ -59,17 +63,36 @@ def register(
         f"rwm_fast::{name}", backward, setup_context=setup_context, lib=LIBRARY
     )
     registered = getattr(torch.ops.rwm_fast, name)
-    direct = _direct(name, tensors, implementation, backward, setup_context)
+    direct = _direct(name, tensors, run, prepare, backward, setup_context)
 
-    def call(*args: object) -> object:
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return registered(*args)
         given = args[:tensors]
         if not is_plain(given):
+            if truth is not None and _dispatch.in_transform(name):
+                return truth(*args)
             return registered(*args)
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
-            return direct.apply(*given, args[tensors:])
-        return implementation(*args)
+        if torch.is_grad_enabled():
+            for t in given:
+                if t is not None and t.requires_grad:
+                    return direct.apply(*given, args[tensors:])
+        return run(*args) if prepare is None else run(prepare(*args))
 
     return call
+
+
+def _without_autocast(implementation: Callable) -> Callable:
+    """Operators work in the dtypes they are given: autocast must not reach the calls inside."""
+
+    @functools.wraps(implementation)
+    def run(*args: Any) -> Any:
+        if any_autocast():
+            with torch.autocast(args[0].device.type, enabled=False):
+                return implementation(*args)
+        return implementation(*args)
+
+    return run
 
 
 def _undefined_stay_undefined(
@@ -82,40 +105,59 @@ def _undefined_stay_undefined(
     """
 
     @functools.wraps(setup_context)
-    def setup(ctx, inputs: tuple, output: object) -> None:
+    def setup(ctx: Any, inputs: tuple, output: object) -> None:
         ctx.set_materialize_grads(False)
         setup_context(ctx, inputs, output)
 
     @functools.wraps(backward)
-    def derivative(ctx, *grads: Tensor | None) -> object:
-        if all(grad is None for grad in grads):
-            return (None,) * count
-        return backward(ctx, *grads)
+    def derivative(ctx: Any, *grads: Tensor | None) -> object:
+        for grad in grads:
+            if grad is not None:
+                return backward(ctx, *grads)
+        return (None,) * count
 
     return derivative, setup
 
 
 def _direct(
-    name: str, tensors: int, implementation: Callable, backward: Callable, setup_context: Callable
-) -> type[torch.autograd.Function]:
+    name: str,
+    tensors: int,
+    run: Callable,
+    prepare: Callable | None,
+    backward: Callable,
+    setup_context: Callable,
+) -> Any:
     """The operator as an autograd function of its tensors and one tuple of all other arguments:
     torch looks at every argument several times."""
 
     # one function, not `setup_context` apart: torch would bind the arguments by name on every call
-    def forward(ctx, *args: object) -> object:
+    def forward(ctx: Any, *args: Any) -> object:
         args = (*args[:tensors], *args[tensors])
-        output = implementation(*args)
+        if prepare is None:
+            output = run(*args)
+        else:
+            call = prepare(*args)
+            output = run(call)
+            keep = call.holds_only(args[0]) and saved_hooks(False) is None
+            ctx.call = call if keep else None
         setup_context(ctx, args, output)
         return output
 
-    def derivative(ctx, *grads: Tensor | None) -> tuple:
+    def derivative(ctx: Any, *grads: Tensor | None) -> tuple:
         return *backward(ctx, *grads)[:tensors], None
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(derivative)}
     return type(name, (torch.autograd.Function,), members)
 
 
-def needed(ctx: object, count: int, costly: Sequence[int] | None = None) -> list[bool]:
+def nothing_else(dy: Tensor) -> bool:
+    """Whether a backward pass is plain arithmetic: nothing records, casts or watches it."""
+    if torch.is_grad_enabled() or any_autocast():
+        return False
+    return not torch.compiler.is_compiling() and is_plain((dy,))
+
+
+def needed(ctx: Any, count: int, costly: Sequence[int] | None = None) -> list[bool]:
     """Which of the first inputs this backward pass needs a gradient of.
 
     `ctx.needs_input_grad` knows which inputs have one; in `torch.autograd.grad(y, [x])`, as R1
@@ -123,36 +165,33 @@ def needed(ctx: object, count: int, costly: Sequence[int] | None = None) -> list
     leaf that was asked for it raises, which costs more than a small kernel: so only inputs whose
     gradients are `costly` (default all) are asked about, the others count as needed.
     """
-    needs = list(ctx.needs_input_grad)
+    needs = list(ctx.needs_input_grad[:count])
+    asked = range(count) if costly is None else [i for i in costly if needs[i]]
+    if not asked:
+        return needs
     nodes = [node for node, _ in getattr(ctx, "next_functions", ()) if node is not None]
-    if len(nodes) == sum(needs):
-        places = [i for i, need in enumerate(needs) if need]
+    if len(nodes) == sum(ctx.needs_input_grad):
+        places = [i for i, need in enumerate(ctx.needs_input_grad) if need]
         for i, node in zip(places, nodes, strict=True):
-            needs[i] = not (costly is None or i in costly) or _will_run(node)
-    return needs[:count]
-
-
-def _will_run(node: object) -> bool:
-    try:
-        return torch._C._will_engine_execute_node(node)
-    except (AttributeError, RuntimeError):  # another torch; a leaf whose gradient was asked for
-        return True
+            if i < count and i in asked:
+                needs[i] = will_run(node)
+    return needs
 
 
 def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether nothing but autograd needs to see this call.
+    """Whether nothing but autograd needs to see this call, which nothing compiles.
 
-    Not plain: torch.compile, export and JIT tracing, fake and other modes, meta tensors, tensor
-    subclasses, torch.func transforms.
+    Not plain: JIT tracing, fake and other modes, meta tensors, tensor subclasses, torch.func
+    transforms.
     """
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or any(t is not None and (type(t) not in _PLAIN or t.is_meta) for t in tensors)
-    )
+    if dispatch_modes() or function_modes() or tracing_state() is not None:
+        return False
+    if interpreter() is not None:
+        return False
+    for t in tensors:
+        if t is not None and (type(t) not in _PLAIN or t.is_meta):
+            return False
+    return True
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)

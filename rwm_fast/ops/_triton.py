@@ -1,7 +1,7 @@
 """What every `triton_kernels.py` needs on the host: whether Triton can serve a call; the launch.
 
-Helpers that run inside kernels are in `_triton_jit.py`; tensors are checked by `_cuda.dense`. A
-kernel runs on the current stream of its tensors' device and nobody waits for it; after a first
+Helpers that run inside kernels are in `_triton_jit.py`. A kernel runs on the current stream of its
+tensors' device and nobody waits for it; after a first
 call, which compiles it, it can be captured in a CUDA graph. Where the package is missing,
 `_dispatch` says so: no `triton_kernels.py` can be imported then.
 """
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from rwm_fast.ops import _dispatch
+from rwm_fast.ops._backend import Call
 
 # Kernels run in Python on CPU tensors; Triton decides so when a kernel is defined.
 INTERPRETED = _dispatch.INTERPRETED
@@ -23,18 +23,15 @@ LEAST_CAPABILITY = (8, 0)  # bfloat16 and asynchronous copies
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
-def supports(tensors: Sequence[Tensor | None]) -> str | None:
+def supports(call: Call) -> str | None:
     """What all Triton backends demand: None, or one sentence why not.
 
-    CUDA tensors of one device, from compute capability 8.0 on; or CPU tensors, if the interpreter
-    is on and Triton was asked for by name: it is for tests, and far too slow to be chosen.
+    CUDA tensors, from compute capability 8.0 on; or CPU tensors, if the interpreter is on and
+    Triton was asked for by name: it is for tests, and far too slow to be chosen.
     """
-    device = next(t.device for t in tensors if t is not None)
-    if any(t is not None and t.device != device for t in tensors):
-        return "the tensors are on several devices"
-    if any(t is not None and t.dtype == torch.float64 for t in tensors):
+    if call.dtype == torch.float64:
         return "the triton kernels compute in float32, not in float64"
-    return _cuda_problem(device) if device.type == "cuda" else _cpu_problem()
+    return _cuda_problem(call.device) if call.device.type == "cuda" else _cpu_problem()
 
 
 def _cpu_problem() -> str | None:
@@ -76,10 +73,10 @@ def launch(
     kernel,
     programs: int | tuple[int, ...],
     device: torch.device,
-    *args: object,
+    *args: Any,
     warps: int = 4,
     stages: int = 1,
-    **constants: object,
+    **constants: Any,
 ) -> None:
     """Run a kernel on a grid: arguments by position, compile-time constants by name.
 

@@ -20,12 +20,13 @@ import contextlib
 import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-from rwm_fast.ops import _dispatch
+from rwm_fast.ops import _dispatch, _registry
 from rwm_fast.ops._check import accumulator
 from rwm_fast.testing.cases import Case, Inputs
 
@@ -35,7 +36,7 @@ def function(op: str) -> Callable[..., Tensor]:
     return getattr(importlib.import_module(f"rwm_fast.ops.{op}"), op)
 
 
-def call(op: str, inputs: Mapping[str, object]) -> Tensor:
+def call(op: str, inputs: Mapping[str, Any]) -> Tensor:
     """The public function on a case's inputs."""
     return function(op)(**inputs)
 
@@ -43,16 +44,19 @@ def call(op: str, inputs: Mapping[str, object]) -> Tensor:
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
     """Inside, public functions run their reference as plain torch code, unregistered."""
-    with mock.patch.object(_dispatch, "in_transform", lambda op: True):
+    with (
+        mock.patch.object(_registry, "is_plain", lambda tensors: False),
+        mock.patch.object(_dispatch, "in_transform", lambda op: True),
+    ):
         yield
 
 
-def leaves(inputs: Mapping[str, object]) -> list[Tensor]:
+def leaves(inputs: Mapping[str, Any]) -> list[Tensor]:
     """The arguments that require a gradient, in order."""
     return [v for v in inputs.values() if isinstance(v, Tensor) and v.requires_grad]
 
 
-def in_float64(inputs: Mapping[str, object]) -> Inputs:
+def in_float64(inputs: Mapping[str, Any]) -> Inputs:
     """Fresh contiguous arguments of the same values in float64; the same ones need a gradient."""
 
     def widen(value: object) -> object:
@@ -63,19 +67,20 @@ def in_float64(inputs: Mapping[str, object]) -> Inputs:
     return {name: widen(value) for name, value in inputs.items()}
 
 
-def first_order(op: str, inputs: Mapping[str, object], cotangent: Tensor) -> list[Tensor]:
+def first_order(op: str, inputs: Mapping[str, Any], cotangent: Tensor) -> list[Tensor]:
     """The output and the gradient of every leaf."""
     output = call(op, inputs)
     return [output, *torch.autograd.grad(output, leaves(inputs), cotangent)]
 
 
 def second_order(
-    op: str, inputs: Mapping[str, object], cotangent: Tensor, seconds: list[Tensor]
+    op: str, inputs: Mapping[str, Any], cotangent: Tensor, seconds: list[Tensor]
 ) -> list[Tensor]:
     """Gradients of Σ⟨gradient, second⟩ to the cotangent and every leaf; 0 where independent."""
     cotangent = cotangent.detach().requires_grad_()
     grads = torch.autograd.grad(call(op, inputs), leaves(inputs), cotangent, create_graph=True)
-    total = sum((g * s).sum() for g, s in zip(grads, seconds, strict=True))
+    parts = [(g * s).sum() for g, s in zip(grads, seconds, strict=True)]
+    total = sum(parts[1:], parts[0])
     at = [cotangent, *leaves(inputs)]
     return list(torch.autograd.grad(total, at, allow_unused=True, materialize_grads=True))
 

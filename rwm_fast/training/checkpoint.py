@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -17,8 +18,8 @@ _NAME = re.compile(r"state-(\d{9})\.pt")
 
 
 class Stateful(Protocol):
-    def state_dict(self) -> dict: ...
-    def load_state_dict(self, state: dict) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Checkpoints:
@@ -64,9 +65,12 @@ class Checkpoints:
                     str(error).splitlines()[0] if str(error) else type(error).__name__,
                 )
                 continue
+            missing = ", ".join(sorted(objects.keys() - state.keys()))
+            if missing:
+                raise UserError(f"{path}: expected the state of {missing}, got another version's")
             for name, target in objects.items():
                 target.load_state_dict(state[name])
-            return state["nimg"]
+            return int(state["nimg"])
         if self.paths():
             raise UserError(
                 f"{self.folder}: expected a checkpoint that can be read, but all "
@@ -75,7 +79,7 @@ class Checkpoints:
         return None
 
 
-def write_whole(path: Path, write) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)`, flush it to the disk, then give it its name at once."""
     temporary = path.with_name(path.name + ".partial")
     try:

@@ -1,6 +1,7 @@
 """How far a run is: by images seen, or by a budget of seconds that slow machines keep too."""
 
 import time
+from collections.abc import Callable
 
 from rwm_fast.config import TrainConfig
 
@@ -13,7 +14,7 @@ class Clock:
     share of `config.kimg`, and the same seed gives the same run.
     """
 
-    def __init__(self, config: TrainConfig, now=time.monotonic):
+    def __init__(self, config: TrainConfig, now: Callable[[], float] = time.monotonic):
         self.config, self._now = config, now
         self._before = 0.0  # seconds of earlier sittings
         self._started = now()
@@ -39,9 +40,9 @@ class Clock:
             left = min(left, max(self.config.seconds - self.seconds, 0))
         return left
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, float]:
         return {"seconds": self.seconds}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, float]) -> None:
         # This sitting counts from the process's start; loading adds the earlier ones.
         self._before = state["seconds"]

@@ -1,9 +1,13 @@
 """Averaged weights: what pictures, scores and exports are made with."""
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
+
+from rwm_fast.ops import _torch_private
 
 
 class Ema:
@@ -15,7 +19,7 @@ class Ema:
     Source: half-life in images and ramp-up as in StyleGAN2-ADA (Karras et al., NeurIPS 2020).
     """
 
-    def __init__(self, modules: dict[str, nn.Module], half_life_kimg: float, rampup: float):
+    def __init__(self, modules: Mapping[str, nn.Module], half_life_kimg: float, rampup: float):
         self.modules = {
             name: copy.deepcopy(m).eval().requires_grad_(False) for name, m in modules.items()
         }
@@ -37,13 +41,13 @@ class Ema:
         half_life = min(self.half_life, nimg * self.rampup)
         keep = 0.5 ** (batch / max(half_life, 1e-8))
         averages, sources = zip(*self.parameters, strict=True)
-        torch._foreach_lerp_(averages, sources, 1 - keep)
+        _torch_private.lerp_(averages, sources, 1 - keep)
         for ours, theirs in self.buffers:
             ours.copy_(theirs)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {name: module.state_dict() for name, module in self.modules.items()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, module in self.modules.items():
             module.load_state_dict(state[name])

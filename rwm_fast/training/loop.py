@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from rwm_fast.config import TrainConfig
-from rwm_fast.training.checkpoint import Checkpoints
+from rwm_fast.training.checkpoint import Checkpoints, Stateful
 from rwm_fast.training.clock import Clock
 from rwm_fast.training.progress import Progress
 from rwm_fast.training.stats import JsonLines, NotFiniteError, Stats
@@ -30,7 +30,7 @@ class Task(Protocol):
     ) -> dict[str, Tensor]: ...
     def facts(self) -> dict[str, float]: ...
     def broken_parameter(self) -> str | None: ...
-    def state(self) -> dict: ...
+    def state(self) -> dict[str, Stateful]: ...
 
 
 class Snapshots(Protocol):
@@ -160,9 +160,9 @@ class StopSignal:
     """Within the block Ctrl-C (or a polite kill) asks for a stop after the current step; a second
     one stops at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}  # handlers, in the forms that the signal module has
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rwm_fast.config import Config, MaskConfig
 from rwm_fast.data import landscapes
-from rwm_fast.data.loader import TrainingSet, open_training_set
+from rwm_fast.data.loader import TrainingSet
 from rwm_fast.data.masks import sample_masks
 from rwm_fast.data.photos import PhotoSet
 from rwm_fast.metrics.evaluate import Pairs
@@ -27,7 +27,10 @@ def held_out_pairs(
     """
     if not config.data.sources:
         return landscape_pairs(split, count, config.model.image_size)
-    return photo_pairs(pictures or open_training_set(config), count, config.mask)
+    if isinstance(pictures, PhotoSet):
+        return photo_pairs(pictures, count, config.mask)
+    photos = PhotoSet(config.data, config.model.image_size, config.train.seed)
+    return photo_pairs(photos, count, config.mask)
 
 
 def landscape_pairs(split: str, count: int, size: int) -> Pairs:
@@ -46,7 +49,7 @@ def landscape_pairs(split: str, count: int, size: int) -> Pairs:
     return Pairs(content, style, mask, truth)
 
 
-def _render(content_seed: int, style_seed: int, rows: range, size: int):
+def _render(content_seed: int, style_seed: int, rows: range, size: int) -> list[Tensor]:
     scene, own_style = (
         draw([content_seed + k for k in rows]) for draw in (landscapes.content, landscapes.style)
     )
@@ -56,7 +59,7 @@ def _render(content_seed: int, style_seed: int, rows: range, size: int):
     content, regions = landscapes.render(scene, own_style, size)
     style, _ = landscapes.render(other_scene, other_style, size)
     truth, _ = landscapes.render(scene, other_style, size)
-    return content, style, regions, truth
+    return [content, style, regions, truth]
 
 
 def photo_pairs(pictures: PhotoSet, count: int, config: MaskConfig) -> Pairs:
@@ -68,7 +71,10 @@ def photo_pairs(pictures: PhotoSet, count: int, config: MaskConfig) -> Pairs:
     rows = torch.arange(min(count, max(1, n * (n - 1))))
     content, style = rows % n, (rows + 1 + rows // n) % n  # never the same one, unless n = 1
     mask = sample_masks(
-        len(rows), tuple(images.shape[2:]), config, generator=torch.Generator().manual_seed(0)
+        len(rows),
+        (images.shape[2], images.shape[3]),
+        config,
+        generator=torch.Generator().manual_seed(0),
     )
     return Pairs(images[content], images[style], mask)
 

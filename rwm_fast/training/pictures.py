@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from rwm_fast.metrics.evaluate import Painted, Pairs
 from rwm_fast.metrics.reinhard import transfer_colors
 from rwm_fast.metrics.scores import keep_detail
+from rwm_fast.training.stats import Record
 
 TILE = 128  # px, least side of a picture in a grid: small ones are enlarged without smoothing
 LABEL = 150  # px, width of the row names
@@ -45,8 +47,8 @@ def save_grid(rows: dict[str, Tensor], path: Path) -> None:
     factor = max(1, -(-TILE // images.shape[-1]))
     images = images.repeat_interleave(factor, 3).repeat_interleave(factor, 4)
     height = images.shape[3]
-    sheet = images.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # [R·H, N·W, 3]
-    sheet = Image.fromarray(((sheet + 1) * 127.5).round().byte().cpu().numpy())
+    tiles = images.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # [R·H, N·W, 3]
+    sheet = Image.fromarray(((tiles + 1) * 127.5).round().byte().cpu().numpy())
     page = Image.new("RGB", (LABEL + sheet.width, sheet.height), "white")
     page.paste(sheet, (LABEL, 0))
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=15)
@@ -55,15 +57,15 @@ def save_grid(rows: dict[str, Tensor], path: Path) -> None:
     page.save(path)
 
 
-def save_curves(records: list[dict], path: Path) -> None:
+def save_curves(records: list[Record], path: Path) -> None:
     """Losses and scores over images seen, from the records of log.jsonl."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed at the end
     from matplotlib.figure import Figure
 
-    judges = lambda name: name.startswith(("d_", "r1"))
+    judging = lambda name: name.startswith(("d_", "r1"))
     panels = [
-        ("losses of the painters", _series(records, "loss/", lambda name: not judges(name))),
-        ("losses of the judges", _series(records, "loss/", judges)),
+        ("losses of the autoencoder", _series(records, "loss/", lambda name: not judging(name))),
+        ("losses of the discriminators", _series(records, "loss/", judging)),
         ("scores", _series(records, "score/", lambda name: True)),
     ]
     panels = [(title, series) for title, series in panels if series]
@@ -82,7 +84,9 @@ def save_curves(records: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def _series(records: list[dict], prefix: str, wanted) -> dict[str, list[tuple[float, float]]]:
+def _series(
+    records: list[Record], prefix: str, wanted: Callable[[str], bool]
+) -> dict[str, list[tuple[float, float]]]:
     """(kimg, value) by name, for names that start with `prefix` and are wanted."""
     series: dict[str, list[tuple[float, float]]] = {}
     for record in records:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rwm_fast.config import Config
-from rwm_fast.models import Encoder, Generator, ImageDiscriminator, PatchDiscriminator
+from rwm_fast.training.schedule import Schedule
 from rwm_fast.training.step import Method, Networks, frozen, total
 
 GIB = 2**30
@@ -18,10 +18,10 @@ def plan(config: Config, dtype: torch.dtype) -> str:
     counts = {
         name: sum(p.numel() for p in net.parameters()) for name, net in nets.as_dict().items()
     }
-    painters = counts["encoder"] + counts["generator"]
+    autoencoder = counts["encoder"] + counts["generator"]
     rows = [f"{name:24}{count / 1e6:9.3f} M parameters" for name, count in counts.items()]
     # Weights, gradients and two moments of Adam for all four, averages for two; float32.
-    state = 4 * (4 * sum(counts.values()) + painters)
+    state = 4 * (4 * sum(counts.values()) + autoencoder)
     batch = config.train.batch
     graph = step_bytes(config, nets, batch)
     rows += [
@@ -35,8 +35,7 @@ def plan(config: Config, dtype: torch.dtype) -> str:
 def meta_networks(config: Config, dtype: torch.dtype) -> Networks:
     """Networks that have shapes and no memory."""
     with torch.device("meta"):
-        kinds = (Encoder, Generator, ImageDiscriminator, PatchDiscriminator)
-        nets = Networks(*(kind(config.model) for kind in kinds))
+        nets = Networks.of(config.model)
     for net in nets.as_dict().values():
         net.to_compute(None if dtype == torch.float32 else dtype)
     return nets
@@ -56,14 +55,13 @@ def step_bytes(config: Config, nets: Networks, batch: int) -> int:
             alive.append(tensor)
         return tensor
 
-    method = Method(nets, config.loss, config.mask)
+    method, due = Method(nets, config.loss, config.mask), Schedule(config.loss, config.train).all()
     random = torch.Generator().manual_seed(0)
     image = torch.empty(batch, 3, size, size, device="meta")
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, frozen(nets.discriminator, nets.patches):
-        painted = method.paint(image, random, method.hybrid_due(0))
-        nimg = int(config.loss.consistency_start_kimg * 1000)
-        total(method.generator_terms(painted, random, nimg, 0))
+        painted = method.paint(image, random, due)
+        total(method.autoencoder_terms(painted, random, due.autoencoder or {}))
     return sum(held.values())
 
 

@@ -1,7 +1,10 @@
 """What a run says while it runs: a bar on a terminal, plain lines elsewhere."""
 
+from __future__ import annotations
+
 import sys
 import time
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -13,12 +16,12 @@ PLAIN_SECONDS = 5.0  # least time between plain lines, so that a fast run does n
 class Progress:
     """A bar with time left, images/s and losses, or lines that say the same."""
 
-    def __init__(self, stream=None):
+    def __init__(self, stream: TextIO | None = None):
         self.stream = stream or sys.stderr
-        self.bar = None
+        self.bar: tqdm | None = None
         self._text, self._said = "", -PLAIN_SECONDS
 
-    def __enter__(self):
+    def __enter__(self) -> Progress:
         if self.stream.isatty():
             self.bar = tqdm(
                 total=1000,

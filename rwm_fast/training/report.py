@@ -6,9 +6,9 @@ import json
 import math
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from rwm_fast.config import Config
 from rwm_fast.metrics.evaluate import Pairs, gate, paint, score
@@ -16,6 +16,9 @@ from rwm_fast.models import save_weights
 from rwm_fast.training.checkpoint import write_whole
 from rwm_fast.training.pictures import grid_rows, save_grid
 from rwm_fast.training.run_folder import RunFolder
+from rwm_fast.training.step import Autoencoder
+
+Report = dict[str, Any]  # what is written as JSON
 
 COLUMNS = 10  # pictures a row of the grid
 SAMPLE_PAIRS = 32  # scored at every grid; enough to see the trend, cheap enough to do often
@@ -32,9 +35,7 @@ SHOWN = (
 class Snapshots:
     """Pictures, scores and weights of averaged networks on fixed inputs."""
 
-    def __init__(
-        self, folder: RunFolder, config: Config, networks: dict[str, nn.Module], pairs: Pairs
-    ):
+    def __init__(self, folder: RunFolder, config: Config, networks: Autoencoder, pairs: Pairs):
         self.folder, self.config, self.networks = folder, config, networks
         self.pairs = pairs
 
@@ -49,10 +50,10 @@ class Snapshots:
         save_weights(self.folder.weights, **self.networks, config=self.config)
 
 
-def evaluate(networks: dict[str, nn.Module], pairs: Pairs, quick: bool) -> dict:
+def evaluate(networks: Autoencoder, pairs: Pairs, quick: bool) -> Report:
     """Scores and, where the truth is known, the pass mark, as they stand in report.json."""
     result = score(pairs, paint(**networks, pairs=pairs))
-    report = {"pairs": len(pairs), "scores": result}
+    report: Report = {"pairs": len(pairs), "scores": result}
     if pairs.truth is not None:
         lines = list(gate(result, quick))
         report["gate"] = [{"line": line.text, "passed": line.passed} for line in lines]
@@ -60,7 +61,7 @@ def evaluate(networks: dict[str, nn.Module], pairs: Pairs, quick: bool) -> dict:
     return report
 
 
-def save_pairs_grid(networks: dict[str, nn.Module], pairs: Pairs, path: Path) -> None:
+def save_pairs_grid(networks: Autoencoder, pairs: Pairs, path: Path) -> None:
     """The first pairs and what the networks make of them."""
     first = pairs.first(COLUMNS)
     save_grid(grid_rows(first, paint(**networks, pairs=first), COLUMNS), path)
@@ -77,7 +78,7 @@ def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
     }
 
 
-def save_report(path: Path, report: dict) -> None:
+def save_report(path: Path, report: Report) -> None:
     plain = json.loads(json.dumps(report), parse_constant=lambda name: None)  # NaN is not JSON
     write_whole(path, lambda p: p.write_text(json.dumps(plain, indent=2) + "\n"))
 
@@ -97,7 +98,7 @@ MODEL_ROWS = {
 }
 
 
-def table(report: dict) -> str:
+def table(report: Report) -> str:
     """The report as text for people."""
     scores = report["scores"]
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from rwm_fast.config import Config
 from rwm_fast.data.loader import TrainingSet, make_loader, open_training_set
+from rwm_fast.device import prepare, search_algorithms
 from rwm_fast.training.clock import Clock
-from rwm_fast.training.device import prepare
 from rwm_fast.training.loop import Loop
 from rwm_fast.training.pairs import held_out_pairs
 from rwm_fast.training.pictures import save_curves
 from rwm_fast.training.progress import Progress
 from rwm_fast.training.report import (
     SAMPLE_PAIRS,
+    Report,
     Snapshots,
     evaluate,
     machine,
@@ -26,7 +27,7 @@ from rwm_fast.training.trainer import Trainer
 REPORT_PAIRS = 256
 
 
-def train(config: Config, out: str | Path, *, quick: bool = False) -> dict | None:
+def train(config: Config, out: str | Path, *, quick: bool = False) -> Report | None:
     """Train until the run is done, and report.
 
     config: every setting; see `rwm_fast.config.PRESETS`. out: the run folder; if it holds a run
@@ -37,7 +38,8 @@ def train(config: Config, out: str | Path, *, quick: bool = False) -> dict | Non
     stops being finite.
     """
     clock, progress, folder = Clock(config.train), Progress(), RunFolder(out)
-    device, dtype = prepare(config.train)
+    device, dtype = prepare(config.train.device, config.train.precision, config.train.threads)
+    search_algorithms(device)
     folder.check(config)
     pictures = open_training_set(config, progress.preparing)
     folder.begin(config)
@@ -45,7 +47,7 @@ def train(config: Config, out: str | Path, *, quick: bool = False) -> dict | Non
     progress.say(f"{pictures.describe()}; {', '.join(map(str, machine(device, dtype).values()))}")
     trainer = Trainer(config, device, dtype)
     tune = held_out_pairs(config, "tune", SAMPLE_PAIRS, pictures)
-    snapshots = Snapshots(folder, config, trainer.ema.modules, tune)
+    snapshots = Snapshots(folder, config, trainer.averages, tune)
     loop = Loop(
         trainer,
         snapshots,
@@ -71,8 +73,8 @@ def train(config: Config, out: str | Path, *, quick: bool = False) -> dict | Non
 
 
 def finish(
-    snapshots: Snapshots, loop: Loop, pictures: TrainingSet, quick: bool, machine: dict
-) -> dict:
+    snapshots: Snapshots, loop: Loop, pictures: TrainingSet, quick: bool, machine: Report
+) -> Report:
     """The last pictures, curves and scores of a run that is done."""
     folder, config = snapshots.folder, snapshots.config
     if loop.pictured != loop.nimg:

@@ -32,7 +32,7 @@ FREE = {
 class RunFolder:
     """Paths of one run. Making it creates nothing; `begin` does."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str | Path):
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.samples = self.path / "samples"

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+Record = dict[str, float]  # one line of a log: images seen, seconds, losses or scores by name
+
 
 class NotFiniteError(ArithmeticError):
     """A term of the loss became NaN or infinite; the message names it."""
@@ -15,7 +17,7 @@ class NotFiniteError(ArithmeticError):
 class Stats:
     """Running sums by name. Adding waits for nothing; `collect` waits once and starts anew."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
@@ -46,12 +48,12 @@ class JsonLines:
     def __init__(self, path: Path):
         self.path = path
 
-    def append(self, record: dict) -> None:
+    def append(self, record: Record) -> None:
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in record.items()}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(rounded) + "\n")
 
-    def read(self) -> list[dict]:
+    def read(self) -> list[Record]:
         if not self.path.exists():
             return []
         records = []

@@ -9,21 +9,21 @@ import torch
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.append(str(ROOT))  # last: the installed rwm_fast is tested
-schema = importlib.import_module("benchmarks.report")
 main = importlib.import_module("benchmarks.gpu.__main__")
 checks = importlib.import_module("benchmarks.gpu.checks")
-device = importlib.import_module("benchmarks.gpu.device")
-measure = importlib.import_module("benchmarks.gpu.measure")
-networks = importlib.import_module("benchmarks.gpu.networks")
+device = importlib.import_module("benchmarks.device")
+measure = importlib.import_module("benchmarks.measure")
+networks = importlib.import_module("benchmarks.rows.networks")
+operators = importlib.import_module("benchmarks.rows.operators")
 outside = importlib.import_module("benchmarks.gpu.outside")
-report = importlib.import_module("benchmarks.gpu.report")
-rows = importlib.import_module("benchmarks.gpu.rows")
-store = importlib.import_module("benchmarks.gpu.store")
+report = importlib.import_module("benchmarks.report")
+row_module = importlib.import_module("benchmarks.rows.row")
+rows = importlib.import_module("benchmarks.rows")
+store = importlib.import_module("benchmarks.store")
 supervise = importlib.import_module("benchmarks.gpu.supervise")
 tally = importlib.import_module("benchmarks.gpu.tally")
-worker = importlib.import_module("benchmarks.gpu.worker")
+worker = importlib.import_module("benchmarks.worker")
 
-QUICK = measure.Plan(0.001, 2, 2)
 CPU = torch.device("cpu")
 
 
@@ -34,5 +34,5 @@ def new_store(folder):
 
 
 def new_worker(folder, **more):
-    more = {"deadline": time.time() + 100, "tiny": True, "plan": QUICK, **more}
-    return worker.Worker(new_store(folder), device.Cpu(), **more)
+    more = {"deadline": time.time() + 100, "tiny": True, **more}
+    return worker.Worker(new_store(folder), device.StandIn(), **more)

@@ -6,16 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import rwm_fast
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.append(str(ROOT))  # last: the installed rwm_fast is tested
 compare = importlib.import_module("benchmarks.compare")
+device = importlib.import_module("benchmarks.device")
 measure = importlib.import_module("benchmarks.measure")
 rows = importlib.import_module("benchmarks.rows")
-timing = importlib.import_module("benchmarks.timing")
 
 PACKAGE = Path(rwm_fast.__file__).parent
 ROW = "bias_act 4x64x64x64 float32"
@@ -78,44 +77,50 @@ def test_what_cannot_be_compared_is_said(checkout, tmp_path_factory):
 
 
 def test_a_version_without_the_operator_lacks_the_column(checkout, remote):
-    found, lacking = compare.build_all({"old": remote(checkout)}, ROW, False, 1)
+    found, lacking = compare.build_all({"old": remote(checkout)}, ROW, 1)
     assert not found and "rwm_fast.ops" in lacking["old"]
 
 
 def test_a_process_that_ends_is_said(tmp_path, remote):
     (tmp_path / "rwm_fast").mkdir()
     (tmp_path / "rwm_fast/__init__.py").write_text("raise SystemExit(7)")
-    assert remote(tmp_path).build(ROW, False, 1) == "its process ended with status 7"
+    assert remote(tmp_path).build(ROW, 1) == "its process ended with status 7"
 
 
 def test_a_column_of_another_process_takes_its_turns(remote):
     there = remote(PACKAGE.parent)
-    extra, lacking = compare.build_all({"REV": there}, ROW, False, 1)
+    extra, lacking = compare.build_all({"REV": there}, ROW, 1)
     assert extra == {"REV": there} and not lacking
-    plan, evict = measure.Plan(seconds=0.0), lambda: None
-    result = measure.measure(rows.row(ROW), plan, evict, extra=extra, names=["ours"])
-    assert set(result["columns"]) == {"ours", "REV"} and set(result["ratios"]) == {"REV"}
-    assert 0.05 < result["ratios"]["REV"]["total"]["median"] < 20
-    assert result["columns"]["REV"]["seconds"].keys() == {"forward", "total"}
+    plan, place = measure.Plan(seconds=0.0), device.Cpu(1)
+    result = measure.measure(rows.by_name(ROW), plan, place, extra=extra, names=["ours"])
+    assert set(result["columns"]) == {"ours", "REV"}
+    theirs = result["columns"]["REV"]
+    assert 0.05 < theirs["over_ours"]["total"]["median"] < 20
+    assert theirs["seconds"].keys() == {"forward", "total"}
 
 
 def test_tables_name_the_revision_and_the_threads():
     report = importlib.import_module("benchmarks.report")
     spread = {"median": 2.0, "p20": 1.0, "p80": 3.0}
     row = {
-        "name": "a row", "dtype": "float32", "threads": 1, "clock": timing.CPU,
-        "work": {"total": {"bytes": 8, "flops": 8}}, "missing": {},
-        "columns": {n: {"seconds": {"total": spread}} for n in ("ours", "v1")},
-        "ratios": {"v1": {"total": spread}},
+        "dtype": "float32", "threads": 1, "work": {"total": {"bytes": 8, "flops": 8}}, "run": 0,
+        "columns": {
+            "ours": {"seconds": {"total": spread}},
+            "v1": {"seconds": {"total": spread}, "over_ours": {"total": spread}},
+        },
     }  # fmt: skip
+    second = {"run": 0, "flops": 0, "seconds": {"a": dict.fromkeys(report.SPREAD, 1.0)}}
+    ceilings = {"triad": {**second, "bytes": 8}, "triad, 2 threads": {**second, "bytes": 4}}
+    run = {"device": {}, "software": {}, "commit": "", "compared": {"v1": "f" * 40}}
+    parts = {"ceilings": ceilings, "operators": {"a row": row}}
+    parts["operators"]["a row, 2 threads"] = {**row, "threads": 2}
     found = {
-        "version": 1, "allocator": {}, "software": {"torch": torch.__version__},
-        "machine": {"cpu": "x", "features": [], "cores": 2}, "compared": {"v1": "f" * 40},
-        "ceilings": {"gigabytes_per_second": 1.0, "gigaflops_float32": 1.0},
-        "ceilings_by_threads": {"2": {"gigabytes_per_second": 1.0, "gigaflops_float32": 4e-9}},
-        "rows": [row, {**row, "threads": 2, "clock": timing.WALL}],
+        "version": 1, "identity": {}, "runs": [run], "crashed": {},
+        "parts": {part: {"rows": rows} for part, rows in parts.items()},
     }  # fmt: skip
     lines = report.markdown(report.checked(found)).splitlines()
-    assert "| v1 |" in lines[2] and lines[3].count("|") == lines[2].count("|")
-    assert lines[4].startswith("| a row |") and "2.00× (1.00–3.00)" in lines[4]
-    assert lines[5].startswith("| a row, 2 threads |") and lines[5].endswith("| 100% |")
+    head = next(line for line in lines if line.startswith("| row | ours | v1 | rate "))
+    one, two = (line for line in lines if line.startswith("| a row"))
+    assert one.count("|") == two.count("|") == head.count("|")
+    assert one.startswith("| a row | 2 s | 2.00× (1.00–3.00) |") and "| 50% |" in one
+    assert two.startswith("| a row, 2 threads |") and "| 100% |" in two

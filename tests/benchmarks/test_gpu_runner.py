@@ -32,7 +32,7 @@ def test_the_time_is_kept_and_the_next_run_goes_on(tmp_path):
     first = new_worker(tmp_path, deadline=150, now=lambda: 60 * next(minutes))
     assert not first.run(["ceilings"])
     done = first.store.rows("ceilings")
-    assert list(done) == ["copy", "bfloat16", "float16"]
+    assert list(done) == ["triad", "bfloat16", "float16"]
     assert report.pending(first.store.data) == [
         "ceilings: tf32",
         "ceilings: conv 3x3 8 -> 8 @ 8 B=2",
@@ -46,13 +46,14 @@ def test_the_time_is_kept_and_the_next_run_goes_on(tmp_path):
 
 
 def test_what_the_networks_need_may_be_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "benchmarks.gpu.networks", None)
-    monkeypatch.delattr("benchmarks.gpu.networks")
+    monkeypatch.setitem(sys.modules, "benchmarks.rows.networks", None)
     work = new_worker(tmp_path)
     assert work.run(["networks"])
     row = work.store.rows("networks")["networks"]
     assert "networks" in row["skipped"] and report.problems(work.store.data) == []
-    assert f"| networks | {row['skipped']} |" in report.markdown(report.checked(work.store.data))
+    assert f"| networks | skipped: {row['skipped']} |" in report.markdown(
+        report.checked(work.store.data)
+    )
 
 
 def test_a_row_needs_the_time_it_usually_takes(tmp_path):
@@ -65,7 +66,7 @@ def test_a_row_needs_the_time_it_usually_takes(tmp_path):
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from benchmarks.gpu.store import Store
+from benchmarks.store import Store
 store = Store(Path(sys.argv[sys.argv.index("--store") + 1]))
 store.plan("layers", ["one", "two"])
 for row in ("one", "two"):
@@ -121,7 +122,7 @@ def test_several_workers_share_the_rows(tmp_path):
     two.put("check", "b", {"cases": 2})
     one.take(two.path)
     assert set(one.rows("check")) == {"a", "b"} and not two.path.exists()
-    share = [worker.Worker(one, device.Cpu(), 0, True, share=(i, 2)) for i in range(2)]
+    share = [worker.Worker(one, device.StandIn(), 0, True, share=(i, 2)) for i in range(2)]
     for work in share:
         work.deadline = time.time() + 100
         work.tasks = lambda part: iter([worker.Task(n, lambda: {"cases": 0}, 0) for n in "abcde"])
@@ -247,7 +248,7 @@ def test_without_a_gpu_there_is_one_line(tmp_path, capsys):
     ("words", "rule"),
     [
         (["--parts", "layers,lairs"], "--parts must be of build,.*, got lairs"),
-        (["--device", "cpu", "--parts", "build"], "--device cpu has only check,"),
+        (["--device", "cpu", "--parts", "build"], "--device cpu has only ceilings,"),
     ],
 )
 def test_unknown_parts_are_refused(words, rule, capsys):

@@ -43,8 +43,8 @@ def test_a_style_at_a_time_is_another_function_than_blended_styles_only_at_borde
 def test_columns_pass_the_gate_and_wrong_ones_do_not(row, monkeypatch):
     for column in ("published", "rewritten", "ours"):
         built = row.build(column)
-        truth, plain = row.truth(built.truth), 1e-6
-        row_module.gate(row, column, built.answers(), truth, built.truth, plain)
+        truth, plain = row.truth(built.truth), {"any": 1e-6}
+        row_module.gate(row, column, built.answers(), truth, plain)
     activate = published.bias_act
     crooked = lambda *a, **k: 1.0001 * activate(*a, **k)
     monkeypatch.setattr(published, "bias_act", crooked)
@@ -54,8 +54,8 @@ def test_columns_pass_the_gate_and_wrong_ones_do_not(row, monkeypatch):
 
 def test_operations_are_those_of_convolutions_and_products():
     image, weight = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 3, 3)
-    step = columns.Step(lambda: torch.nn.functional.conv2d(image, weight), weight=0.5)
-    assert columns.operations(step) == 0.5 * 2 * (2 * 6 * 6) * 5 * 27
+    call = lambda: torch.nn.functional.conv2d(image, weight)
+    assert columns.operations(call) == 2 * (2 * 6 * 6) * 5 * 27
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its own, while it compiles
@@ -69,7 +69,8 @@ def test_the_compiled_column_compiles_all_but_r1(monkeypatch):
     double(torch.ones(1))
     assert len(graphs) == 1
     trainer.method.nets.discriminator.forward = lambda image: double(image).sum((1, 2, 3))
-    trainer.method.r1_terms(torch.zeros(2, 3, 64, 64), networks.random_source())
+    image, weights = torch.zeros(2, 3, 64, 64), trainer.schedule.all().r1
+    trainer.method.r1_terms(image, networks.random_source(), weights)
     assert len(graphs) == 1
     double(torch.ones(2))
     assert len(graphs) == 2
@@ -77,7 +78,7 @@ def test_the_compiled_column_compiles_all_but_r1(monkeypatch):
 
 def test_a_common_iteration_has_no_r1():
     row = networks.TrainingRow("demo", 2, title="training step", common=True)
-    steps, answers = row.calls("ours", torch.float32)
+    steps, answers = row.calls("ours", torch.float32, 2)
     assert [step.weight for step in steps] == [1.0]
     found = answers()
     assert "d_real" in found and "reconstruction" in found and "r1" not in found

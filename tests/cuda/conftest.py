@@ -1,27 +1,32 @@
 """Fixtures: operators served by the CUDA kernels, run on the CPU (cuda_on_cpu.h)."""
 
-import importlib
+import importlib.util
+import sys
 
 import pytest
 import simulator
 import torch
 
-from rwm_fast.ops import _cuda, _dispatch
+from rwm_fast.ops import _dispatch, _extension, _memory
+
+
+def cuda_module(op):
+    """The CUDA backend of an operator, as Python; None if it has none."""
+    name = f"rwm_fast.ops.{op}.cuda"
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Every operator on its native_cuda module, and that on the simulated CUDA module."""
+    """Every operator on its cuda.py, and that on the simulated CUDA module."""
     if simulator.compiler() is None:
         pytest.skip("no g++ (CXX) to compile the CUDA sources with")
-    module = simulator.simulated()
-
-    def choose(op, tensors, **facts):
-        return importlib.import_module(f"rwm_fast.ops.{op}.native_cuda")
-
-    monkeypatch.setattr(_dispatch, "choose", choose)
-    monkeypatch.setattr(_cuda, "module", lambda: module)
-    monkeypatch.setattr(_cuda, "place", lambda x: (0, 0))
+    module, place = simulator.simulated(), _memory.place
+    backends = {op: cuda_module(op) for op in _dispatch.OPS}
+    monkeypatch.setattr(_dispatch, "choose", lambda op, call: backends[op])
+    monkeypatch.setattr(_extension, "cuda", lambda: module)
+    for user in [m for m in sys.modules.values() if getattr(m, "place", None) is place]:
+        monkeypatch.setattr(user, "place", lambda x: (0, 0))
     module.set_seed(0)
     module.take_counts()
     return module

@@ -18,7 +18,8 @@ __global__ void reverse_kernel(float* out) {
   out[blockIdx.x * kThreads + threadIdx.x] = values[kThreads - 1 - threadIdx.x];
 }
 
-// Three turns through the same memory: the second barrier keeps a fast warp from the next turn's writes.
+// Three turns through the same memory: the second barrier keeps a fast warp from the next turn's
+// writes.
 template <bool BARRIER>
 __global__ void turns_kernel(float* out) {
   RWM_SHARED(float, values, [kThreads]);
@@ -83,6 +84,22 @@ void spilled(Pointer in, Pointer out, int turns) {
   Launcher("faulty", 0, 0)(spilled_kernel, dim3(1), 1024, 0, as<float>(in), as<float>(out), turns);
 }
 RWM_CUDA_FUNCTION(spilled, spilled);
+#endif
+
+#if defined(RWM_SPLIT)
+// A store<WIDTH> by halves.
+template <int WIDTH>
+__global__ void split_store_kernel(float* out) {
+  float values[WIDTH];
+  load<WIDTH>(out, values);
+  store<WIDTH / 2>(out + WIDTH, *reinterpret_cast<float (*)[WIDTH / 2]>(values));
+  store<WIDTH / 2>(out + WIDTH + WIDTH / 2,
+                   *reinterpret_cast<float (*)[WIDTH / 2]>(values + WIDTH / 2));
+}
+void split(Pointer out) {
+  Launcher("faulty", 0, 0)(split_store_kernel<4>, dim3(1), 1, 0, as<float>(out));
+}
+RWM_CUDA_FUNCTION(split, split);
 #endif
 
 template <void (*kernel)(float*), int SHARED = 0>

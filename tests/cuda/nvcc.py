@@ -1,4 +1,5 @@
-"""Compiles CUDA sources with nvcc as setup.py does, and reads what ptxas says about each kernel."""
+"""Compiles CUDA sources with nvcc as setup.py does, and reads what ptxas says about each kernel,
+and how wide its stores to global memory are in PTX: ptxas keeps their width."""
 
 import importlib.util
 import os
@@ -6,7 +7,7 @@ import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +16,8 @@ STRICT = ["-Werror", "all-warnings", "-Xptxas", "-v"]  # spills are read from th
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel for one target; bytes of stack, spills and static shared memory."""
+    """One kernel for one target; bytes of stack, spills and static shared memory; the widths of
+    its global stores in bytes, one for each store."""
 
     name: str
     target: str
@@ -23,6 +25,13 @@ class Kernel:
     stack: int
     spills: int
     shared: int
+    stores: tuple[int, ...] = ()
+
+    @property
+    def width(self):
+        """Elements of a thread: the last number among the template's arguments; 1 without."""
+        numbers = re.findall(r"[<,] ?(\d+)(?=[,>])", self.name)
+        return int(numbers[-1]) if numbers else 1
 
 
 def setup_module():
@@ -48,15 +57,20 @@ def compile_all(nvcc, sources, targets=None):
     folder.mkdir(parents=True, exist_ok=True)
 
     def one(source):
-        out = folder / f"{source.parent.name}-{source.stem}.o"
-        command = [nvcc, *flags, "-c", str(source), "-o", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        return source, done.returncode, done.stdout + done.stderr
+        out = folder / f"{source.parent.name}-{source.stem}"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        command = [nvcc, *flags, "-c", str(source), "-o", str(out / "object"), "-keep"]
+        done = subprocess.run([*command, f"-keep-dir={out}"], capture_output=True, text=True)
+        stores = {key: widths for ptx in out.glob("*.ptx") for key, widths in read_ptx(ptx).items()}
+        kernels = read(done.stdout + done.stderr)
+        kernels = [replace(k, stores=stores.get((k.name, k.target), ())) for k in kernels]
+        return source, done.returncode, done.stdout + done.stderr, kernels
 
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
         results = list(pool.map(one, sources))
-    kernels = [kernel for _, _, log in results for kernel in read(log)]
-    failed = [f"{source.name}: {errors(log)}" for source, code, log in results if code]
+    kernels = [kernel for *_, found in results for kernel in found]
+    failed = [f"{source.name}: {errors(log)}" for source, code, log, _ in results if code]
     return kernels, failed
 
 
@@ -77,6 +91,17 @@ def read(log):
             kernels.append(Kernel(*name, int(found[1]), *frame, int(shared[1]) if shared else 0))
             name = None
     return kernels
+
+
+def read_ptx(path):
+    """(kernel, target) -> the widths of its global stores."""
+    text = path.read_text()
+    target = re.search(r"^\.target sm_(\w+)", text, re.MULTILINE)[1]
+    bodies = re.split(r"^(?:\.\w+ )*\.entry ", text, flags=re.MULTILINE)[1:]
+    names = demangled("\n".join(re.match(r"\w+", body)[0] for body in bodies)).splitlines()
+    stored = r"\bst\.global(?:\.[a-z]+)*?(?:\.v(\d))?\.[bfsu](\d+)"
+    widths = ([int(n or 1) * int(b) // 8 for n, b in re.findall(stored, body)] for body in bodies)
+    return {(short(name), target): tuple(w) for name, w in zip(names, widths, strict=True)}
 
 
 def demangled(log):

@@ -1,19 +1,27 @@
 """The CUDA sources compiled by g++ against csrc/testing/cuda_on_cpu.h, and loaded."""
 
-import ctypes
 import functools
+import importlib.machinery
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [*sorted((ROOT / "csrc").glob("*/*.cu")), Path(__file__).with_name("library.cpp")]
 # -O1: nearly as fast to run as -O2 here (the fibre switches dominate), and half as long to compile.
 # _FORTIFY_SOURCE has its own idea of longjmp.
-FLAGS = "-std=c++17 -O1 -fPIC -U_FORTIFY_SOURCE -Wall -Werror -Wno-unknown-pragmas -x c++"
+# Hidden: two libraries in one process keep their own lists of functions.
+FLAGS = "-std=c++17 -O1 -fPIC -fvisibility=hidden -U_FORTIFY_SOURCE -Wall -Werror"
+FLAGS += " -Wno-unknown-pragmas -x c++"
+# torch brings pybind11.
+SYSTEM = [sysconfig.get_path("include"), Path(torch.__file__).with_name("include")]
 # -O0: the checks would make -O1 five times longer to compile.
 SANITIZE = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 # Set in a process that test_sanitized.py started with the sanitizers' runtime in it.
@@ -29,7 +37,8 @@ def build(name, sources, *, sanitized=False):
     """Compile what is out of date and link; returns the library's path."""
     folder = ROOT / "build" / "cuda_on_cpu" / (name + ("-sanitized" if sanitized else ""))
     folder.mkdir(parents=True, exist_ok=True)
-    flags = [*FLAGS.split(), f"-I{ROOT / 'csrc'}", *(SANITIZE.split() if sanitized else [])]
+    flags = [*FLAGS.split(), f"-I{ROOT / 'csrc'}", *(f"-isystem{path}" for path in SYSTEM)]
+    flags += [f"-DRWM_LIBRARY={name}", *(SANITIZE.split() if sanitized else [])]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
         objects = list(pool.map(lambda s: _compile(s, folder, flags), sources))
     library = folder / "library.so"
@@ -65,50 +74,16 @@ def _run(command):
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
 
 
-class _Argument(ctypes.Union):
-    _fields_ = [
-        ("i", ctypes.c_int64),
-        ("p", ctypes.c_uint64),
-        ("d", ctypes.c_double),
-    ]
-
-
-class Simulated:
-    """Stands for rwm_fast._cuda: the same functions, running on the CPU."""
-
-    def __init__(self, path):
-        self._library = ctypes.CDLL(str(path))
-        self._library.sim_name.restype = ctypes.c_char_p
-        self._library.sim_kinds.restype = ctypes.c_char_p
-        self._library.sim_set_seed.argtypes = [ctypes.c_uint64]
-        index = 0
-        while name := self._library.sim_name(index):
-            kinds = self._library.sim_kinds(index).decode()
-            setattr(self, name.decode(), functools.partial(self._call, index, name.decode(), kinds))
-            index += 1
-
-    def _call(self, index, name, kinds, *values):
-        if len(values) != len(kinds):
-            raise TypeError(f"{name} takes {len(kinds)} arguments, got {len(values)}")
-        arguments = (_Argument * len(values))()
-        for argument, kind, value in zip(arguments, kinds, values, strict=True):
-            setattr(argument, kind, value)
-        message = ctypes.create_string_buffer(512)
-        if self._library.sim_call(index, arguments, message, len(message)):
-            raise ValueError(message.value.decode())
-
-    def set_seed(self, seed):
-        """0: threads in order; anything else draws the order of blocks, warps and lanes."""
-        self._library.sim_set_seed(seed)
-
-    def take_counts(self):
-        """Launches, blocks, block barriers and warp barriers since the last call."""
-        counts = (ctypes.c_int64 * 4)()
-        self._library.sim_take_counts(counts)
-        return dict(zip(("launches", "blocks", "barriers", "warp_barriers"), counts, strict=True))
+def load(library):
+    """The library as a module: the functions of rwm_fast._cuda, and those of library.cpp."""
+    name = library.parent.name.removesuffix("-sanitized")
+    loader = importlib.machinery.ExtensionFileLoader(name, str(library))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
 
 
 @functools.cache
 def simulated():
     """All operators' CUDA sources."""
-    return Simulated(build("operators", SOURCES, sanitized=SANITIZED))
+    return load(build("operators", SOURCES, sanitized=SANITIZED))

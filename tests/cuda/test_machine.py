@@ -19,7 +19,7 @@ SEEDS = range(1, 9)
 @functools.cache
 def faulty():
     sources = [HERE / "faulty.cu", HERE / "library.cpp"]
-    return simulator.Simulated(simulator.build("faulty", sources, sanitized=simulator.SANITIZED))
+    return simulator.load(simulator.build("faulty", sources, sanitized=simulator.SANITIZED))
 
 
 @pytest.fixture(autouse=True)

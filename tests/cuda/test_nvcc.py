@@ -1,11 +1,17 @@
 """nvcc compiles every CUDA source for every target without a warning and without a spill."""
 
+import re
+
 import nvcc
 import pytest
 import simulator
 from test_machine import HERE
 
 pytestmark = pytest.mark.cuda_gates
+
+# Kernels that with whole vectors do nothing but 16-byte stores.
+WIDE = "upfirdn2d::|masked_l1::(backward|mask_backward)|bias_act::forward|crop_patches::forward"
+WIDE += "|^split_store"
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +27,8 @@ def check(kernels, failed):
     assert not failed, "\n".join(failed)
     bad = [k for k in kernels if k.spills or k.stack]
     assert not bad, "kernels that use local memory:\n" + "\n".join(map(str, bad))
+    bad = [k for k in kernels if re.search(WIDE, k.name) and k.width > 1 and {*k.stores} != {16}]
+    assert not bad, "kernels that do not store 16 bytes at once:\n" + "\n".join(map(str, bad))
 
 
 def test_no_warnings_no_spills(compiler):
@@ -42,6 +50,14 @@ def test_spills_are_caught(compiler, tmp_path):
     kernels, failed = nvcc.compile_all(compiler, [source], "80")
     assert any("spilled_kernel" in k.name and k.spills for k in kernels)
     with pytest.raises(AssertionError, match="local memory"):
+        check(kernels, failed)
+
+
+def test_split_stores_are_caught(compiler, tmp_path):
+    source = tmp_path / "split.cu"
+    source.write_text(f'#define RWM_SPLIT\n#include "{HERE / "faulty.cu"}"\n')
+    kernels, failed = nvcc.compile_all(compiler, [source], "80")
+    with pytest.raises(AssertionError, match="16 bytes at once"):
         check(kernels, failed)
 
 

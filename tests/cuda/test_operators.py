@@ -10,13 +10,13 @@ import zlib
 import pytest
 import torch
 
-from rwm_fast.ops._layout import is_channels_last
+from rwm_fast.ops._memory import is_channels_last
 from rwm_fast.testing import compare
 from rwm_fast.testing.cases import cases, in_layout, ops
 
 pytestmark = pytest.mark.cuda_sim
 
-OPS = [op for op in ops() if importlib.util.find_spec(f"rwm_fast.ops.{op}.native_cuda")]
+OPS = [op for op in ops() if importlib.util.find_spec(f"rwm_fast.ops.{op}.cuda")]
 SETTINGS = {
     "fp32": (torch.float32, "contiguous"),
     "fp32_last": (torch.float32, "channels_last"),
@@ -110,9 +110,9 @@ def test_misaligned(kernels, op, case):
 @pytest.mark.parametrize("name", ["vectors", "vectors_up2", "vectors_down2", "cropped", "odd_up2"])
 def test_upfirdn2d_strips(kernels, monkeypatch, name, rows):
     """Strips of any number of rows, which large images choose."""
-    from rwm_fast.ops.upfirdn2d import native_cuda
+    from rwm_fast.ops.upfirdn2d import cuda
 
-    monkeypatch.setattr(native_cuda, "_rows", lambda x, y, order: rows)
+    monkeypatch.setattr(cuda, "_rows", lambda x, y, order: rows)
     case = next(case for case in cases("upfirdn2d") if case.name == name)
     inputs = case.inputs(torch.float32, "channels_last")
     _compare(kernels, "upfirdn2d", case, inputs, compare.first_order)

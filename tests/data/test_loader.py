@@ -6,7 +6,7 @@ import torch
 
 from rwm_fast.config import Config, DataConfig, ModelConfig, TrainConfig, preset
 from rwm_fast.data.loader import make_loader, open_training_set
-from rwm_fast.data.order import batch_positions, draws_at, picture_at
+from rwm_fast.data.order import draws_at, picture_at
 from rwm_fast.data.photos import PhotoSet
 from rwm_fast.data.pool import LandscapePool
 from rwm_fast.errors import UserError
@@ -50,12 +50,6 @@ def test_draws_are_uniform_and_differ_by_seed_and_position():
     assert draws_at(1, 7, 4) == u[7].tolist() != draws_at(2, 7, 4)
 
 
-def test_processes_share_a_batch():
-    whole = list(batch_positions(100, 3, 8))
-    parts = [list(batch_positions(100, 3, 8, rank, 4)) for rank in range(4)]
-    assert whole == list(range(124, 132)) == sum(parts, [])
-
-
 def test_batches_are_images_in_range_with_their_domains(photos):
     (batch,) = take(photos(), 1)
     assert batch["image"].shape == (6, 3, 16, 16) and batch["image"].dtype == torch.float32
@@ -80,13 +74,6 @@ def test_resuming_continues_the_stream(photos, kind):
 def test_batch_size_does_not_change_the_stream(photos):
     image = lambda batches: torch.cat([b["image"] for b in batches])
     assert torch.equal(image(take(photos(), 4, 6)), image(take(photos(), 3, 8)))
-
-
-def test_ranks_together_see_what_one_process_sees(photos):
-    whole = take(photos(), 2, 6)
-    parts = [take(photos(), 2, 6, rank=rank, world=2) for rank in range(2)]
-    for k in range(2):
-        assert torch.equal(torch.cat([part[k]["image"] for part in parts]), whole[k]["image"])
 
 
 def test_worker_processes_and_threads_give_the_same_stream(photos, monkeypatch):
@@ -129,5 +116,5 @@ def test_open_training_set_follows_the_config(good_folder):
 
 
 def test_refuses_batches_that_do_not_divide():
-    with pytest.raises(ValueError, match="must be a positive multiple of world 4, got 6"):
-        make_loader(LandscapePool(2, 8), 6, world=4)
+    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+        make_loader(LandscapePool(2, 8), 0)

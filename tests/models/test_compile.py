@@ -6,11 +6,11 @@ from tiny_networks import PAPER, encoder, generator, image_discriminator, pictur
 
 def test_encode_paint_and_judge_compile_without_a_break():
     nets = encoder(PAPER), generator(PAPER), image_discriminator(PAPER)
-    encode, paint, judge = (net.requires_grad_(True) for net in nets)
+    encode, paint, discriminator = (net.requires_grad_(True) for net in nets)
 
     def run(image, regions, noise):
         content, style = encode(image)
-        return judge(paint(content, torch.stack([style, style.flip(0)], 1), regions, noise))
+        return discriminator(paint(content, torch.stack([style, style.flip(0)], 1), regions, noise))
 
     image, share = picture(), torch.rand(2, 1, 32, 32, dtype=torch.float64)
     regions = torch.cat([share, 1 - share], 1)

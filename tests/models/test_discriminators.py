@@ -99,11 +99,11 @@ def test_r1_and_its_gradient(which):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_reach_every_parameter(kind):
-    judge = image_discriminator(KINDS[kind]).requires_grad_(True)
-    judge(picture()).sum().backward()
+    discriminator = image_discriminator(KINDS[kind]).requires_grad_(True)
+    discriminator(picture()).sum().backward()
     pair = patch_discriminator(KINDS[kind]).requires_grad_(True)
     pair(pair.features(patches()), pair.features(patches(seed=1))).sum().backward()
-    for net in (judge, pair):
+    for net in (discriminator, pair):
         for name, parameter in net.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
@@ -118,10 +118,10 @@ def test_other_sizes_are_refused():
 
 
 def test_compute_dtype():
-    judge, pair = image_discriminator(PAPER).float(), patch_discriminator(PAPER).float()
-    for net in (judge, pair):
+    discriminator, pair = image_discriminator(PAPER).float(), patch_discriminator(PAPER).float()
+    for net in (discriminator, pair):
         net.to_compute(torch.bfloat16)
-    assert judge(picture().float()).dtype == torch.float32
+    assert discriminator(picture().float()).dtype == torch.float32
     features = pair.features(patches().float())
     assert features.dtype == torch.bfloat16
     assert pair(features, features).dtype == torch.float32

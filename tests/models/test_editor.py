@@ -5,6 +5,7 @@ import torch
 from tiny_networks import DEMO, PAPER, encoder, generator, picture
 
 from rwm_fast.models import RegionEditor
+from rwm_fast.models.compositing import resized
 
 F64 = torch.float64
 ROUNDING = 1e-11  # float64: about ten layers, each adding up to 200 products of order 1
@@ -12,10 +13,10 @@ ROUNDING = 1e-11  # float64: about ten layers, each adding up to 200 products of
 
 def editor(config=PAPER, **options):
     """An editor whose pictures stay within [-1, 1], so that clamping hides nothing."""
-    painter = generator(config)
-    painter.to_rgb.weight.mul_(0.02)
-    painter.to_rgb.bias.zero_()
-    return RegionEditor(encoder(config), painter, **options)
+    net = generator(config)
+    net.to_rgb.weight.mul_(0.02)
+    net.to_rgb.bias.zero_()
+    return RegionEditor(encoder(config), net, **options)
 
 
 def close(a, b):
@@ -131,12 +132,11 @@ def test_no_gradients_are_recorded():
     assert not any(result.requires_grad for result in results)
 
 
-@pytest.mark.parametrize(
-    "shape", [(2, 1, 32, 31), (2, 2, 32, 32), (3, 1, 32, 32), (1, 32, 32), (32, 32)]
-)
+@pytest.mark.parametrize("shape", [(2, 1, 32, 31), (3, 1, 32, 32), (1, 32, 32), (32, 32)])
 def test_mask_of_another_size_is_refused(shape):
-    with pytest.raises(ValueError, match=r"repaint: mask must be \[2, 1, 32, 32\], got \["):
-        editor().repaint(A, B, torch.zeros(shape))
+    for masks in (torch.zeros(shape), [torch.zeros(shape)]):
+        with pytest.raises(ValueError, match=r"edit: mask must be \[2, 1, 32, 32\], got \["):
+            editor().edit(A, B, masks)
 
 
 def test_overlapping_or_negative_planes_are_refused():
@@ -152,6 +152,61 @@ def test_planes_stored_as_8_bit_pictures_may_overlap_by_a_step():
     close(editor().repaint(A, [B, C], planes), editor().repaint(A, [B, C], planes * 255 / 256))
 
 
-def test_without_a_mask_there_is_one_style():
-    with pytest.raises(ValueError, match="without a mask, give 1 style image, got 2"):
-        editor().repaint(A, [B, C], None)
+@pytest.mark.parametrize(
+    ("styles", "masks", "options", "message"),
+    [
+        (
+            [B, C],
+            (),
+            {},
+            "one style without a mask, or as many masks as styles, got 2 styles and 0",
+        ),
+        ([B, C], [A[:, :1]], {}, "got 2 styles and 1 masks"),
+        (B, A[:, :2], {}, "got 1 styles and 2 masks"),
+        (B, (), dict(work_size=-1), "edit: work_size must be at least 0 pixels, got -1"),
+        (B, (), dict(feather=3.0), "edit: feather needs a mask, got None"),
+        (B, A[:, :1], dict(feather=-0.5), "edit: feather must be at least 0 pixels, got -0.5"),
+        (B, [A[:, :1] + 3], {}, r"mask must be in \[0, 1\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused(styles, masks, options, message):
+    with pytest.raises(ValueError, match=message):
+        editor().edit(A, styles, masks, **options)
+
+
+def boxes():
+    """Two masks [2, 1, 32, 32] that overlap."""
+    first, second = torch.zeros(2, 2, 1, 32, 32, dtype=F64)
+    first[..., :20], second[..., 12:] = 1, 1
+    return first, second
+
+
+def test_where_masks_overlap_the_later_one_wins():
+    edit, (first, second) = editor(), boxes()
+    planes = torch.cat([first * (1 - second), second], 1)
+    close(edit.edit(A, [B, C], [first, second]), edit.repaint(A, [B, C], planes))
+    half = 0.5 * torch.ones_like(first)
+    close(
+        edit.edit(A, [B, C], [half, half]),
+        edit.repaint(A, [B, C], torch.cat([0.5 * half, half], 1)),
+    )
+
+
+def test_a_feathered_edit_leaves_the_picture_untouched_beyond_its_border():
+    edit, (mask, _) = editor(), boxes()
+    pasted, whole = edit.edit(A, B, [mask], feather=4), edit.edit(A, B, [mask])
+    assert torch.equal(pasted[..., 24:], A[..., 24:])
+    close(pasted[..., :20], whole[..., :20])
+    assert (whole[..., 24:] - A[..., 24:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("keep_detail", [False, True])
+def test_networks_can_work_on_a_smaller_picture(keep_detail):
+    edit, (mask, _) = editor(), boxes()
+    result = edit.edit(A, B, [mask], work_size=16, keep_detail=keep_detail)
+    small, style, plane = (resized(x, 16) for x in (A, B, mask))
+    edited = edit.repaint(small, style, plane, keep_detail=keep_detail)
+    change = edited - small if keep_detail else edited
+    enlarged = torch.nn.functional.interpolate(change, (32, 32), mode="bicubic")
+    close(result, ((A if keep_detail else 0) + enlarged).clamp(-1, 1))
+    close(edit.edit(A, B, [mask], work_size=64), edit.edit(A, B, [mask]))  # never enlarged

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from rwm_fast import use_backend
 from rwm_fast.nn.layers import EqualConv2d
 from rwm_fast.ops import _extension
-from rwm_fast.ops.modulated_conv2d import plain
+from rwm_fast.ops import conv2d_bias_act as plain
 
 EPS = torch.finfo(torch.float32).eps
 pytestmark = pytest.mark.skipif(
@@ -41,12 +41,12 @@ def test_equals_the_definition(kind, size, monkeypatch):
     if layer.bias is not None:
         torch.nn.init.normal_(layer.bias)
     took = []
-    faster = plain._fused_is_faster
+    faster = plain._modulated_is_faster
     with monkeypatch.context() as patch:
-        patch.setattr(plain, "_fused_is_faster", lambda *a: took.append(faster(*a)) or took[-1])
+        patch.setattr(plain, "_modulated_is_faster", lambda *a: took.append(faster(*a)) or took[-1])
         ours = first_and_second(layer, x)
     assert took == [True]
-    monkeypatch.setattr(plain, "_fused_is_faster", lambda *arguments: False)
+    monkeypatch.setattr(plain, "_modulated_is_faster", lambda *arguments: False)
     torch_s = first_and_second(layer, x)
     truth = first_and_second(layer.double(), x.double())
     for a, b, t in zip(ours, torch_s, truth, strict=True):
@@ -69,15 +69,17 @@ def test_which_layers_are_fused():
     ]
     assert all(fused(layer, x) for layer in layers)
     assert not fused(halving, x.half())
-    with use_backend("reference"):
+    with use_backend("eager"):
         assert not any(fused(layer, x) for layer in layers)
 
 
 def fused(layer, x):
     """Whether the layer runs as a modulated one."""
-    with mock.patch.object(plain, "_fused_is_faster", wraps=plain._fused_is_faster) as asked:
+    with mock.patch.object(
+        plain, "_modulated_is_faster", wraps=plain._modulated_is_faster
+    ) as asked:
         with mock.patch.object(plain, "modulated_conv2d", return_value=None) as called:
-            with mock.patch.object(plain, "convolution", return_value=x):
+            with mock.patch.object(plain.reference, "conv2d_bias_act", return_value=x):
                 layer(x)
     assert asked.call_count == 1
     return called.called
@@ -94,7 +96,7 @@ def test_borders_are_those_of_the_definition(down, taps, kernel, padding, size, 
     layer = EqualConv2d(8, 8, kernel, down=down, resample_filter=taps, padding=padding)
     x = torch.randn(2, 8, *size)
     ours = layer(x)
-    monkeypatch.setattr(plain, "_fused_is_faster", lambda *arguments: False)
+    monkeypatch.setattr(plain, "_modulated_is_faster", lambda *arguments: False)
     torch.testing.assert_close(ours, layer(x), rtol=1e-4, atol=1e-5)
 
 

@@ -7,8 +7,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from rwm_fast import modulated_conv2d, use_backend
 from rwm_fast.losses import r1_penalty
 from rwm_fast.nn.layers import EqualConv2d
-from rwm_fast.ops import _dispatch, _extension
-from rwm_fast.ops.modulated_conv2d import _convolution, formula
+from rwm_fast.ops import _extension
+from rwm_fast.ops.modulated_conv2d import eager, layer, torch_convolution
 
 LOW_PASS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
 LAYERS = {
@@ -18,7 +18,7 @@ LAYERS = {
     "up": dict(up=2, resample_filter=LOW_PASS, flip_weight=False, activation="lrelu"),
     "down": dict(down=2, resample_filter=LOW_PASS, activation="lrelu"),
 }
-BACKENDS = ("native", "reference") if _extension.cpu() else ("reference",)
+BACKENDS = ("native", "eager") if _extension.cpu() else ("eager",)
 
 
 def _normal(*shape, seed=0):
@@ -40,16 +40,16 @@ def test_a_layer_with_constant_styles(kind, backend, monkeypatch):
     def never(*arguments):
         raise AssertionError("the general formula ran")
 
-    if backend != "reference":  # whose first derivative it is
-        monkeypatch.setattr(formula, "backward", never)
+    if backend != "eager":  # whose first derivative it is
+        monkeypatch.setattr(eager, "gradients", never)
     inputs = _normal(1, 3, 3, 4, seed=1), _normal(2, 3, 3, 3, seed=2), _normal(2, seed=3)
-    layer = _layer(LAYERS[kind])
+    function = _layer(LAYERS[kind])
     with use_backend(backend):
-        assert gradcheck(layer, inputs)
-        assert gradgradcheck(layer, inputs)
+        assert gradcheck(function, inputs)
+        assert gradgradcheck(function, inputs)
 
         def slope(*inputs):
-            y = layer(*inputs)
+            y = function(*inputs)
             return torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
 
         assert gradgradcheck(slope, inputs, fast_mode=True)
@@ -58,30 +58,24 @@ def test_a_layer_with_constant_styles(kind, backend, monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     """What R1 asks for: (operator, gradient or None), in order."""
-    noted, choose = [], _dispatch.choose
-    gradients = _convolution.convolution_backward
+    noted, forward, backward = [], layer.forward, layer.backward
+    gradients = torch_convolution.convolution_backward
 
-    class Noting:
-        def __init__(self, op, module):
-            self.op, self.module = op, module
+    def note_forward(*arguments):
+        noted.append(("modulated_conv2d", None))
+        return forward(*arguments)
 
-        def __getattr__(self, name):
-            return getattr(self.module, name)
-
-        def forward(self, *arguments):
-            noted.append((self.op, None))
-            return self.module.forward(*arguments)
-
-        def backward(self, *arguments):
-            noted.append((self.op, tuple(i for i, need in enumerate(arguments[-1]) if need)))
-            return self.module.backward(*arguments)
+    def note_backward(backend, prepared, dy, y, needs, **more):
+        noted.append(("modulated_conv2d", tuple(i for i, need in enumerate(needs) if need)))
+        return backward(backend, prepared, dy, y, needs, **more)
 
     def note(*arguments):
         noted.append(("torch", tuple(i for i, need in enumerate(arguments[-1]) if need)))
         return gradients(*arguments)
 
-    monkeypatch.setattr(_dispatch, "choose", lambda op, *a, **k: Noting(op, choose(op, *a, **k)))
-    monkeypatch.setattr(_convolution, "convolution_backward", note)
+    monkeypatch.setattr(layer, "forward", note_forward)
+    monkeypatch.setattr(layer, "backward", note_backward)
+    monkeypatch.setattr(torch_convolution, "convolution_backward", note)
     return noted
 
 
@@ -110,7 +104,7 @@ def test_fused_layers_run_no_more_than_they_must(calls):
 
 def test_torch_s_convolutions_run_no_more_than_they_must(calls):
     layers, x = _two_layers(32)
-    with use_backend("reference"):
+    with use_backend("eager"):
         _r1(layers, x)
     ours = [needs for op, needs in calls if op == "torch"]
     assert sorted(ours) == [(0,)] * 2 + [(1,)] * 2

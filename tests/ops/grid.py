@@ -1,4 +1,4 @@
-"""The rows of the operator tests, from the operators' BACKENDS tuples, and what became of them."""
+"""The rows of the operator tests, from the table of backends, and what became of them."""
 
 import contextlib
 from collections import Counter
@@ -32,12 +32,11 @@ class Row:
 
 
 def _all_rows() -> list[Row]:
-    devices = _dispatch._DEVICES
     return [
-        Row(op, backend, device)
+        Row(op, way.name, device)
         for op in ops()
-        for backend in _dispatch.backends(op)
-        for device in devices.get(backend, ("cpu", "cuda"))
+        for way in _dispatch.ways(op)
+        for device in (("cpu", "cuda") if way.device == "any" else (way.device,))
     ]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from rwm_fast.ops.modulated_conv2d._convolution import convolution, convolution_backward
+from rwm_fast.ops.modulated_conv2d.torch_convolution import convolution, convolution_backward
 
 KINDS = {  # stride, padding, dilation, transposed, output padding, groups
     "plain": ([1, 1], [1, 0], [1, 1], False, [0, 0], 1),

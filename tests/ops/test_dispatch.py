@@ -2,9 +2,11 @@
 
 import contextvars
 import importlib.abc
+import importlib.util
 import logging
 import sys
 import threading
+import types
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ import torch
 from rwm_fast import crop_patches, explain, masked_l1, use_backend
 from rwm_fast.ops import _dispatch, _extension
 from rwm_fast.ops._dispatch import BackendError
-from rwm_fast.ops.masked_l1 import native, reference
+from rwm_fast.ops.crop_patches import eager as eager_crop
+from rwm_fast.ops.masked_l1 import cpu, eager
 from rwm_fast.testing.cases import case, cases
 
 needs_native = pytest.mark.skipif(
@@ -29,7 +32,7 @@ def inputs():
 def ran(monkeypatch):
     """The backends that computed masked_l1's forward and backward passes, in order."""
     names = []
-    for module, name in ((native, "native"), (reference, "reference")):
+    for module, name in ((cpu, "native"), (eager, "eager")):
         for function in ("forward", "backward"):
             monkeypatch.setattr(module, function, _noting(getattr(module, function), names, name))
     return names
@@ -47,7 +50,7 @@ def _noting(function, names, name):
 def unwilling(monkeypatch):
     """masked_l1's native backend refuses, with a reason that is new to this process."""
     reason = f"it is the day of test {len(_dispatch._announced)}"
-    monkeypatch.setattr(native, "supports", lambda tensors, **facts: reason)
+    monkeypatch.setattr(cpu, "supports", lambda call: reason)
     return reason
 
 
@@ -59,23 +62,23 @@ def test_the_first_that_supports_the_call_runs(inputs, ran):
 
 def test_the_next_one_runs_where_the_first_refuses(inputs, ran, unwilling):
     masked_l1(**inputs).backward()
-    assert ran == ["reference", "reference"]
+    assert ran == ["eager", "eager"]
 
 
 def test_passing_over_a_backend_is_announced_once(inputs, unwilling, caplog):
     with caplog.at_level(logging.WARNING, "rwm_fast"):
         for _ in range(3):
             masked_l1(**inputs)
-    sentence = f"masked_l1 runs on the reference backend; native: {unwilling}"
+    sentence = f"masked_l1 runs on the eager backend; native: {unwilling}"
     assert caplog.messages == [sentence]
 
 
 @needs_native
 def test_a_backend_that_was_asked_for_runs(inputs, ran):
-    for name in ("reference", "native"):
+    for name in ("eager", "native"):
         with use_backend(name):
             masked_l1(**inputs).backward()
-    assert ran == ["reference", "reference", "native", "native"]
+    assert ran == ["eager", "eager", "native", "native"]
 
 
 def test_a_backend_that_refuses_is_never_swapped(inputs, ran, unwilling):
@@ -85,26 +88,62 @@ def test_a_backend_that_refuses_is_never_swapped(inputs, ran, unwilling):
     assert ran == []
 
 
-def test_a_backend_that_the_operator_lacks_is_refused(inputs, monkeypatch):
-    monkeypatch.setattr("rwm_fast.ops.masked_l1.BACKENDS", ("native", "reference"))
-    with use_backend("triton"), pytest.raises(BackendError, match="but masked_l1 has no triton"):
-        masked_l1(**inputs)
+@pytest.fixture
+def toy():
+    """A backend from outside the package: every loss is 42."""
+    module = types.ModuleType("toy")
+    module.supports = lambda call: None if call.dtype == torch.float32 else "it knows float32 only"
+    module.forward = lambda call: call.loss.fill_(42)
+    take_back = _dispatch.register("masked_l1", "toy", "cpu", module)
+    yield take_back
+    take_back()
 
 
-def test_a_device_that_a_backend_lacks_is_refused(inputs):
-    meta = {name: value.to("meta") for name, value in inputs.items()}
-    refusal = _dispatch._refusal("masked_l1", "native", list(meta.values()), {})
+def test_a_backend_from_outside(inputs, toy):
+    plain = {name: value.detach() for name, value in inputs.items()}
+    with use_backend("toy"):
+        assert masked_l1(**plain) == 42
+        assert explain(masked_l1, **plain)["toy"] == "used"
+        with pytest.raises(BackendError, match="'toy' was asked for, but it knows float32 only"):
+            masked_l1(**{name: value.double() for name, value in plain.items()})
+    assert _dispatch.backends("masked_l1")[0] == "toy"
+    assert masked_l1(**plain) == 42, "it goes before the others"
+    with use_backend("eager"):
+        assert masked_l1(**plain) != 42
+        assert explain(masked_l1, **plain)["toy"] == "supported, but 'eager' was asked for"
+    toy()
+    assert "toy" not in explain(masked_l1, **plain)
+    assert masked_l1(**plain) != 42
+    with pytest.raises(ValueError, match="use_backend: backend must be one of native, triton, eag"):
+        use_backend("toy")
+
+
+def test_a_backend_serves_an_operator_that_there_is():
+    with pytest.raises(ValueError, match="register: op must be one of modulated_conv2d, masked_l1"):
+        _dispatch.register("relu", "toy", "cpu", types.ModuleType("toy"))
+
+
+def test_a_backend_that_the_operator_lacks_is_refused(toy):
+    image, boxes = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4)
+    with use_backend("toy"), pytest.raises(BackendError, match="but crop_patches has no toy"):
+        crop_patches(image, boxes, 2)
+
+
+def test_a_device_that_a_backend_lacks_is_refused():
+    call = types.SimpleNamespace(device=torch.device("meta"))
+    refusal = _dispatch._refusal("masked_l1", "native", call)
     assert refusal == "native runs on cpu and cuda, not on meta tensors"
 
 
 @pytest.fixture
 def imported_afresh(monkeypatch):
     """Triton's backend of masked_l1 is imported again, for CPU tensors too."""
-    monkeypatch.setitem(_dispatch._DEVICES, "triton", ("cpu", "cuda"))
+    way = _dispatch.Way("triton", "cpu", "triton_kernels")
+    monkeypatch.setattr(_dispatch, "WAYS", (way, *_dispatch.WAYS))
     monkeypatch.delitem(sys.modules, "rwm_fast.ops.masked_l1.triton_kernels", raising=False)
-    _dispatch._module.cache_clear()
+    _dispatch._ways_on.cache_clear()
     yield
-    _dispatch._module.cache_clear()
+    _dispatch._ways_on.cache_clear()
 
 
 def test_a_missing_package_is_a_reason(inputs, monkeypatch, imported_afresh):
@@ -113,10 +152,13 @@ def test_a_missing_package_is_a_reason(inputs, monkeypatch, imported_afresh):
 
 
 def test_a_package_that_does_not_load_is_a_reason(inputs, monkeypatch, imported_afresh):
-    class Broken(importlib.abc.MetaPathFinder):
+    class Broken(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         def find_spec(self, name, path, target=None):
-            if name.startswith("rwm_fast.ops.masked_l1.triton"):
-                raise ImportError("no libfoo.so", name="triton")
+            ours = name.startswith("rwm_fast.ops.masked_l1.triton")
+            return importlib.util.spec_from_loader(name, self) if ours else None
+
+        def exec_module(self, module):
+            raise ImportError("no libfoo.so", name="triton")
 
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     assert explain(masked_l1, **inputs)["triton"] == "triton does not load: no libfoo.so"
@@ -129,23 +171,23 @@ def test_names_are_checked():
 
 
 def test_a_block_ends_and_a_setter_stays(inputs, ran):
-    use_backend("reference")  # the fixture around every test takes it back
+    use_backend("eager")  # the fixture around every test takes it back
     masked_l1(**inputs)
     with use_backend("auto"):
         assert _dispatch.requested() is None
-        with use_backend("reference"):
-            assert _dispatch.requested() == "reference"
+        with use_backend("eager"):
+            assert _dispatch.requested() == "eager"
         assert _dispatch.requested() is None
-    assert _dispatch.requested() == "reference"
-    assert ran == ["reference"]
+    assert _dispatch.requested() == "eager"
+    assert ran == ["eager"]
 
 
 @needs_native
 def test_the_backward_pass_follows_its_own_block(inputs, ran):
-    with use_backend("reference"):
+    with use_backend("eager"):
         loss = masked_l1(**inputs)
     loss.backward()
-    assert ran == ["reference", "native"]
+    assert ran == ["eager", "native"]
 
 
 NO_TRITON = "triton runs on cuda, not on cpu tensors"
@@ -172,7 +214,7 @@ class _Deep(torch.autograd.Function):
 def test_the_threads_of_autograd_follow_the_block_too():
     """The backward pass of a GPU runs in one; on the CPU only a deeply nested one does."""
     seen = []
-    for name, expected in (("reference", "reference"), ("auto", None), ("native", "native")):
+    for name, expected in (("eager", "eager"), ("auto", None), ("native", "native")):
         with use_backend(name):
             x = torch.ones(1, requires_grad=True)
             _Deep.apply(x, 70, lambda *facts: seen.append(facts)).backward()
@@ -182,7 +224,7 @@ def test_the_threads_of_autograd_follow_the_block_too():
 
 
 def test_explain_names_every_backend(inputs, unwilling):
-    answer = {"native": unwilling, "triton": NO_TRITON, "reference": "used"}
+    answer = {"native": unwilling, "triton": NO_TRITON, "eager": "used"}
     assert explain(masked_l1, **inputs) == answer
     assert explain("masked_l1", *inputs.values()) == answer
 
@@ -190,11 +232,11 @@ def test_explain_names_every_backend(inputs, unwilling):
 @needs_native
 def test_explain_says_why_the_others_do_not_run(inputs, ran):
     preferred = "supported, but a preferred backend is used"
-    answer = {"native": "used", "triton": NO_TRITON, "reference": preferred}
+    answer = {"native": "used", "triton": NO_TRITON, "eager": preferred}
     assert explain(masked_l1, **inputs) == answer
-    with use_backend("reference"):
-        asked = "supported, but 'reference' was asked for"
-        answer = {"native": asked, "triton": NO_TRITON, "reference": "used"}
+    with use_backend("eager"):
+        asked = "supported, but 'eager' was asked for"
+        answer = {"native": asked, "triton": NO_TRITON, "eager": "used"}
         assert explain(masked_l1, **inputs) == answer
     assert ran == [], "explain computes nothing"
 
@@ -215,21 +257,21 @@ def test_transforms_take_the_reference(inputs):
         return masked_l1(*values)
 
     torch.func.grad(loss)(*values)
-    reason = "torch.func transforms run on the reference backend only"
-    assert answers == [{"native": reason, "triton": reason, "reference": "used"}]
+    reason = "torch.func transforms run on the eager backend only"
+    assert answers == [{"native": reason, "triton": reason, "eager": "used"}]
     with use_backend("native"), pytest.raises(BackendError, match=f"asked for, but {reason}"):
         torch.func.grad(masked_l1)(*values)
-    with use_backend("reference"):
+    with use_backend("eager"):
         torch.func.grad(masked_l1)(*values)
 
 
 @needs_native
 def test_a_compiled_function_follows_the_context(inputs, ran):
     compiled = torch.compile(masked_l1, fullgraph=True, backend="aot_eager")
-    for name in ("native", "reference", "native"):
+    for name in ("native", "eager", "native"):
         with use_backend(name):
             compiled(**inputs).backward()
-    assert ran == ["native"] * 2 + ["reference"] * 2 + ["native"] * 2
+    assert ran == ["native"] * 2 + ["eager"] * 2 + ["native"] * 2
 
 
 def test_autocast_does_not_reach_inside(inputs):
@@ -237,45 +279,66 @@ def test_autocast_does_not_reach_inside(inputs):
     plain = masked_l1(**inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(masked_l1(**inputs), plain)
-        with use_backend("reference"):
+        with use_backend("eager"):
             assert masked_l1(**inputs).dtype == torch.float32
 
 
-def test_environment_variable(monkeypatch, inputs):
-    """Read at every call, where no block or setter has spoken: in a fresh context nobody has."""
+@pytest.fixture
+def environment(monkeypatch):
+    """Sets RWM_FAST_BACKEND as if the process had started with it."""
+
+    def start(value):
+        monkeypatch.setenv("RWM_FAST_BACKEND", value)
+        _dispatch._of_environment.cache_clear()
+
+    yield start
+    monkeypatch.undo()
+    _dispatch._of_environment.cache_clear()
+
+
+def test_environment_variable(environment, inputs):
+    """It counts where no block or setter has spoken: in a fresh context nobody has."""
 
     def answer(value):
-        monkeypatch.setenv("RWM_FAST_BACKEND", value)
+        environment(value)
         return contextvars.Context().run(explain, masked_l1, **inputs)
 
-    assert answer("reference")["reference"] == "used"
+    assert answer("eager")["eager"] == "used"
     assert "used" in answer("").values()
     assert "used" in answer("auto").values()
     with pytest.raises(ValueError, match="RWM_FAST_BACKEND: backend must be one of .*got 'fast'"):
         answer("fast")
 
 
-def test_a_block_wins_over_the_environment(monkeypatch, inputs):
-    monkeypatch.setenv("RWM_FAST_BACKEND", "triton")
-    with use_backend("reference"):
-        assert explain(masked_l1, **inputs)["reference"] == "used"
+def test_the_environment_is_read_once(environment, monkeypatch, inputs):
+    environment("eager")
+    for value in ("eager", "native"):
+        monkeypatch.setenv("RWM_FAST_BACKEND", value)
+        assert contextvars.Context().run(explain, masked_l1, **inputs)["eager"] == "used"
+
+
+def test_a_block_wins_over_the_environment(environment, inputs):
+    environment("triton")
+    with use_backend("eager"):
+        assert explain(masked_l1, **inputs)["eager"] == "used"
     with use_backend("auto"):
         assert _dispatch.requested() is None
 
 
 def test_every_operator_explains_its_cases():
     """No operator computes before it chooses."""
-    for op in _dispatch.OPS:
+    for op in (*_dispatch.OPS, *_dispatch.MADE_OF):
         first = cases(op)[0]
         assert "used" in explain(op, **first.inputs(torch.float32)).values()
 
 
-def test_crop_patches_passes_tensors_not_sizes(monkeypatch):
-    """`supports` sees the tensors of the call, so that it can refuse a device or a dtype."""
+def test_a_backend_is_asked_about_the_checked_call(monkeypatch):
+    """`supports` sees dense tensors, device and dtype, so that it can refuse any of them."""
     seen = []
-    module = _dispatch._module("crop_patches", "reference")
-    monkeypatch.setattr(module, "supports", lambda tensors, **facts: seen.append(tensors))
-    with use_backend("reference"):
-        image, boxes = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4)
+    monkeypatch.setattr(eager_crop, "supports", lambda call: seen.append(call))
+    with use_backend("eager"):
+        image, boxes = torch.zeros(1, 3, 4, 8)[..., ::2], torch.zeros(1, 1, 4)
         crop_patches(image, boxes, 2)
-    assert [t.shape for t in seen[0]] == [image.shape, boxes.shape]
+    (call,) = seen
+    assert call.image.shape == image.shape and call.image.is_contiguous()
+    assert (call.device, call.dtype) == (image.device, image.dtype)

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from rwm_fast import modulated_conv2d, use_backend
-from rwm_fast.ops.modulated_conv2d import formula
-from rwm_fast.ops.modulated_conv2d._geometry import Settings, plan, sizes
+from rwm_fast.ops import _extension
+from rwm_fast.ops.modulated_conv2d import eager, layer
+from rwm_fast.ops.modulated_conv2d.geometry import Settings, geometry
 
 DTYPE = torch.float64
 LOW_PASS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=DTYPE) / 8
@@ -223,17 +224,44 @@ def test_u_read_back_equals_u_computed():
     noise, bias = 3 * torch.ones(1, 1, 12, 10), torch.tensor([4.0, -4.0, 1.0, -1.0])
     settings = Settings(1, 1, [1] * 4, True, True, "lrelu", 0.2, 1.4, None, 1e-8)
     inputs = (x, weight, styles, None, None, noise, torch.tensor(0.5), bias, None)
-    with use_backend("reference"):
+    with use_backend("eager"):
         y = torch.ops.rwm_fast.modulated_conv2d(*inputs, *settings)
     dy = _normal(*y.shape, dtype=torch.float32)
-    needs = [True] * 3 + [False] * 5
+    needs = layer.Needs(*[True] * 3, *[False] * 5)
     computed, read = (
-        formula.backward(dy, y, *inputs, settings, needs, recover=r) for r in (False, True)
+        layer.backward(eager, layer.layer_of(*inputs, settings), dy, y, needs, recover=r)
+        for r in (False, True)
     )
     # u is of size 1 and v of size up to 9: a ULP of v is at most 16 of u's, summed over 120 pixels
     tolerance = 16 * torch.finfo(torch.float32).eps * 120**0.5
     for a, b in zip(computed[:3], read[:3], strict=True):
         assert (a - b).abs().max() <= tolerance * a.abs().max()
+
+
+@pytest.mark.parametrize("backend", ["native", "eager"])
+def test_the_registered_operator_refuses_what_kernels_would_read_past(backend):
+    x, weight, styles = _layer(dtype=torch.float32)
+    settings = Settings(1, 1, [1] * 4, True, True, "lrelu", 0.2, 1.4, None, 1e-8)
+
+    def call(x=x, styles=styles, regions=(None, None), noise=None):
+        tensors = (x, weight, styles, *regions, noise, None, None, None)
+        return torch.ops.rwm_fast.modulated_conv2d(*tensors, *settings)
+
+    two, regions = styles.repeat(1, 2, 1), torch.ones(2, 2, 12, 10)
+    if backend == "native" and _extension.cpu() is None:
+        pytest.skip(_extension.why_not_cpu())
+    with use_backend(backend):
+        call(noise=torch.ones(2, 1, 12, 10))
+        call(styles=two, regions=(regions, regions))
+        with pytest.raises(
+            ValueError, match=r"noise must be \[1, 1, 12, 10\], got \[3, 1, 12, 10\]"
+        ):
+            call(noise=torch.ones(3, 1, 12, 10))
+        for missing in ((None, None), (regions, None)):
+            with pytest.raises(ValueError, match="several styles need regions"):
+                call(styles=two, regions=missing)
+        with pytest.raises(ValueError, match="x must have at least one pixel"):
+            call(x=x[:, :, :0])
 
 
 def test_autocast_is_ignored():
@@ -262,7 +290,8 @@ def test_size_of_the_result(kernel, up, down, taps):
         weight, styles = torch.ones(1, 1, kernel, kernel, dtype=DTYPE), torch.ones(1, 1).double()
         padding = [kernel // 2] * 4
         settings = Settings(up, down, padding, True, True, "linear", 0.2, 1.0, None, 0.0)
-        expected = sizes(plan(settings, weight, filter), weight, filter, h, w)[-1]
+        about = ((kernel, kernel), (taps or 1,) * 2, (h, w))
+        expected = geometry(*settings[:3], *about).chain[-1]
         y = modulated_conv2d(x, weight, styles, None, up, down, padding, filter)
         assert tuple(y.shape[2:]) == expected
         if kernel % 2:

@@ -16,87 +16,120 @@ pytestmark = pytest.mark.skipif(
     _extension.cpu() is None, reason=f"no C++ module: {_extension.why_not_cpu()}"
 )
 N, C, O, H, W, K, S = 2, 3, 5, 6, 7, 2, 4  # images, channels in and out, sides, styles, patch
-F32, LAST = 0, True  # dtype code; channels are innermost
+LAST = True  # channels are innermost
 EMPTY = 0  # an address that may be absent
-ACTIVATION = (0.2, 1.5, math.inf)
-PLAN = (N, H, W, C, H, W, O, 0, -1, -1)
-BACK = (N, H, W, O, H, W, C, 0, -1, -1)
-DIRECT = (N, H, W, C, H, W, O, 3, 3, 1, 1, 1)
-STRIDES = (C * 9, 9, 1)
-PANELS = 4096  # more numbers than the transformed weights have
+
+
+class Maybe(list):
+    """The shape of a buffer that a call can do without."""
+
+
+class Code(int):
+    """Of a dtype."""
+
+
+class Record(tuple):
+    """The name of a class and the arguments that make one."""
+
+    def __new__(cls, *values):
+        return super().__new__(cls, values)
+
 
 # Right calls. A whole number is a size, a list the shape of a buffer that the call needs, a string
-# any other number; tuples are plans and strides.
-SCALES, REGIONS, IMAGE = [N, K, C], [N, K, H, W], [N, H, W, C]
-OUT, EPILOGUE = [N, H, W, O], ([N, K, O], [N, K, H, W], K, [1, 1, H, W], "0", [O], *ACTIVATION)
+# any other number.
+F32 = Code(0)
+ACTIVATION = (0.2, 1.5, math.inf)
+SCALES, REGIONS, IMAGE, OUT = [N, K, C], [N, K, H, W], [N, H, W, C], [N, H, W, O]
+PANELS = [4096]  # more numbers than the transformed weights have
+KERNELS = Record("Kernels", O, C, (3, 3), False, False, F32)
+WEIGHT, SQUARES = [O, C, 9], [O, C]
+WINOGRAD = Record("WinogradPlan", KERNELS, N, (H, W), (H, W), 1, ("-1", "-1"))
+DIRECT = Record("DirectPlan", KERNELS, N, (H, W), (H, W), 1, ("1", "1"))
+BEFORE = Record("Blend", SCALES, REGIONS, K)
+AFTER = Record(
+    *("Epilogue", Record("Blend", [N, K, O], REGIONS, K), Maybe([N, 1, H, W]), True, Maybe([1])),
+    *(Maybe([O]), Record("Activation", 0.2, 1.5, None)),
+)
+IMAGES, OUTPUTS = Record("Images", N, H * W, C, F32), Record("Images", N, H * W, O, F32)
 CALLS = {
-    "bias_act_forward": ([N, C, W], [C], [N, C, W], N, C, W, *ACTIVATION),
-    "bias_act_backward": ([N, C, W], [N, C, W], [N, C, W], [C], N, C, W, *ACTIVATION),
+    "bias_act_forward": ([N, C, W], Maybe([C]), [N, C, W], N, C, W, *ACTIVATION, F32),
+    "bias_act_backward": ([N, C, W], Maybe([N, C, W]), Maybe([N, C, W]), Maybe([C]), N, C, W)
+    + (*ACTIVATION, F32),
     "upfirdn2d": (IMAGE, [4, 2], IMAGE, N, C, H, W, H - 1, W - 1, LAST, 2, 2, True, 1, 1, 1, 1)
-    + ("0", "0", False, 1.0),
-    "masked_l1_forward": (*[[N, C, W]] * 3, [N, W], EMPTY, [1], N, C, W, False, "0"),
-    "masked_l1_backward": ([1], [N, C, W], [N, W], [N, C, W], EMPTY, EMPTY, N, C, W, False, "0"),
-    "masked_l1_mask_backward": ([1], *[[N, C, W]] * 3, [N, W], [N, W], N, C, W, False, "0"),
-    "crop_patches_forward": (IMAGE, [N, K, 4], [N, K, S, S, C], N, K, C, H, W, S, LAST, "0"),
-    "crop_patches_adjoint": ([N, K, S, S, C], [N, K, 4], IMAGE, N, K, C, H, W, S, LAST, "0"),
-    "modulated_conv2d_scale": (IMAGE, IMAGE, SCALES, REGIONS, K, N, H * W, C),
-    "modulated_conv2d_scale_backward": (IMAGE, IMAGE, IMAGE, SCALES, SCALES, REGIONS)
-    + (K, N, H * W, C),
-    "modulated_conv2d_epilogue": (OUT, OUT, *EPILOGUE, N, H * W, O),
-    "modulated_conv2d_epilogue_backward": (OUT, OUT, EMPTY, OUT, [O], [N, K, O], [N, H, W])
-    + (*EPILOGUE, N, H * W, O),
-    "modulated_conv2d_squares": ([O, C, 9], [O, C], O, C, 9, STRIDES),
-    "modulated_conv2d_demodulation": ([O, C], [N, C], [N, O], 1e-8, N, O, C),
-    "modulated_conv2d_demodulation_backward": ([O, C], [N, C], [N, O], [N, O], [N, C], [O, C])
-    + (N, O, C),
-    "modulated_conv2d_direct_weights_size": (DIRECT, False),
-    "modulated_conv2d_direct_weights": (DIRECT, [O, C, 9], [PANELS], STRIDES, False, False),
-    "modulated_conv2d_direct": (DIRECT, IMAGE, [PANELS], OUT, [N, C]),
-    "modulated_conv2d_direct_input_gradient": (DIRECT, OUT, [PANELS], IMAGE, [N, C]),
-    "modulated_conv2d_direct_weight_gradient": (DIRECT, IMAGE, [N, C], OUT, False, STRIDES)
-    + ([O, C, 9], [O, C], [O, C, 9]),
-    "modulated_conv2d_winograd_weights_size": (C, O),
-    "modulated_conv2d_winograd_weights": ([O, C, 9], [PANELS], STRIDES, False)
-    + (C, O, False, False),
-    "modulated_conv2d_winograd": (PLAN, IMAGE, [PANELS], OUT, SCALES, REGIONS, *EPILOGUE),
-    "modulated_conv2d_winograd_input_gradient": (BACK, OUT, [PANELS], IMAGE, IMAGE, SCALES)
-    + (SCALES, REGIONS, K),
-    "modulated_conv2d_winograd_weight_gradient": (PLAN, IMAGE, SCALES, REGIONS, K, OUT, False)
-    + (STRIDES, [O, C, 9], [O, C], [O, C, 9]),
-}
-# Buffers that each call can do without, by place.
-OPTIONAL = {
-    "bias_act_forward": {1},
-    "bias_act_backward": {1, 2, 3},
-    "modulated_conv2d_scale_backward": {2, 3},
-    "modulated_conv2d_epilogue": {5, 7},
-    "modulated_conv2d_epilogue_backward": {3, 5, 6, 10, 12},
-    "modulated_conv2d_demodulation_backward": {4, 5},
-    "masked_l1_backward": {3},
-    "modulated_conv2d_direct": {4},
-    "modulated_conv2d_direct_input_gradient": {4},
-    "modulated_conv2d_direct_weight_gradient": {2, 7},
-    "modulated_conv2d_winograd": {9, 11},
-    "modulated_conv2d_winograd_input_gradient": {3, 5},
-    "modulated_conv2d_winograd_weight_gradient": {9},
+    + ("0", "0", False, 1.0, F32),
+    "masked_l1_forward": (*[[N, C, W]] * 3, [N, W], EMPTY, [1], N, C, W, False, "0", F32),
+    "masked_l1_backward": ([1], [N, C, W], [N, W], Maybe([N, C, W]), EMPTY, EMPTY, N, C, W)
+    + (False, "0", F32),
+    "masked_l1_mask_backward": ([1], *[[N, C, W]] * 3, [N, W], [N, W], N, C, W, False, "0", F32),
+    "crop_patches_forward": (IMAGE, [N, K, 4], [N, K, S, S, C], N, K, C, H, W, S, LAST, "0", F32),
+    "crop_patches_adjoint": ([N, K, S, S, C], [N, K, 4], IMAGE, N, K, C, H, W, S, LAST, "0", F32),
+    "modulated_conv2d_scale": (IMAGES, IMAGE, IMAGE, BEFORE),
+    "modulated_conv2d_scale_backward": (IMAGES, IMAGE, IMAGE, Maybe(IMAGE), Maybe(SCALES), BEFORE),
+    "modulated_conv2d_epilogue": (OUTPUTS, OUT, OUT, AFTER),
+    "modulated_conv2d_epilogue_backward": (OUTPUTS, OUT, OUT, EMPTY, Maybe(OUT), [O])
+    + (Maybe([N, K, O]), Maybe([N, H, W]), AFTER),
+    "modulated_conv2d_squares": (KERNELS, WEIGHT, SQUARES),
+    "modulated_conv2d_demodulation": (KERNELS, SQUARES, [N, C], [N, O], N, 1e-8),
+    "modulated_conv2d_demodulation_backward": (KERNELS, SQUARES, [N, C], [N, O], [N, O])
+    + (Maybe([N, C]), Maybe(SQUARES), N),
+    "modulated_conv2d_direct_weights_size": (KERNELS, False),
+    "modulated_conv2d_direct_weights": (KERNELS, WEIGHT, PANELS, False),
+    "modulated_conv2d_direct": (DIRECT, IMAGE, PANELS, OUT, Maybe([N, C])),
+    "modulated_conv2d_direct_input_gradient": (DIRECT, OUT, PANELS, IMAGE, Maybe([N, C])),
+    "modulated_conv2d_direct_weight_gradient": (DIRECT, IMAGE, Maybe([N, C]), OUT, WEIGHT)
+    + (Maybe(SQUARES), WEIGHT),
+    "modulated_conv2d_winograd_weights_size": (KERNELS, False),
+    "modulated_conv2d_winograd_weights": (KERNELS, WEIGHT, PANELS, 1, False),
+    "modulated_conv2d_winograd": (WINOGRAD, IMAGE, PANELS, OUT, BEFORE, AFTER),
+    "modulated_conv2d_winograd_input_gradient": (WINOGRAD, OUT, PANELS, Maybe(IMAGE), IMAGE)
+    + (Maybe(SCALES), BEFORE),
+    "modulated_conv2d_winograd_weight_gradient": (WINOGRAD, IMAGE, OUT, BEFORE, WEIGHT)
+    + (Maybe(SQUARES), WEIGHT),
 }
 
 
-def right_call(name):
-    """Arguments of a call that works, and the tensors that the addresses belong to."""
-    tensors = [torch.rand(v) if isinstance(v, list) else None for v in CALLS[name]]
+def leaves(value, path=()):
+    """(path, leaf) of all that a call is made from, inside its records too."""
+    if not isinstance(value, tuple):
+        yield path, value
+    for i, part in enumerate(value if isinstance(value, tuple) else ()):
+        if not (i == 0 and isinstance(value, Record)):
+            yield from leaves(part, (*path, i))
+
+
+def build(value, tensors, wrong, path=()):
+    """A call's arguments, those at the paths of `wrong` replaced; `tensors` keeps its buffers."""
+    if path in wrong:
+        return wrong[path]
+    if isinstance(value, list):
+        tensors.append(torch.rand(value))
+        return tensors[-1].data_ptr()
+    if isinstance(value, str):
+        return int(value)
+    if not isinstance(value, tuple):
+        return value
+    name = value[0] if isinstance(value, Record) else None
+    parts = [build(v, tensors, wrong, (*path, i)) for i, v in enumerate(value) if v is not name]
+    return getattr(_extension.cpu(), name)(*parts) if name else tuple(parts)
+
+
+def run(name, wrong=None):
+    """Make the records of a right call, or of one that is wrong in places, and call."""
+    tensors = []
+    values = build(CALLS[name], tensors, wrong or {})
     if name == "masked_l1_backward":
-        tensors[1] = torch.zeros(CALLS[name][1], dtype=torch.uint8)
-    values = [
-        t.data_ptr() if t is not None else int(v) if isinstance(v, str) else v
-        for t, v in zip(tensors, CALLS[name], strict=True)
-    ]
-    return [*values, F32], tensors
+        tensors[1].copy_(torch.zeros_like(tensors[1]))
+    getattr(_extension.cpu(), name)(*values)
+    return tensors
 
 
-def refused(name, values):
+def refused(name, wrong):
     with pytest.raises((TypeError, ValueError)):
-        getattr(_extension.cpu(), name)(*values)
+        run(name, wrong)
+
+
+def sizes(name):
+    return [p for p, v in leaves(CALLS[name]) if type(v) is int and v != EMPTY]
 
 
 def test_every_function_is_listed():
@@ -107,115 +140,98 @@ def test_every_function_is_listed():
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_right_call_works(name):
-    values, tensors = right_call(name)
-    getattr(_extension.cpu(), name)(*values)
-    assert all(t is None or t.dtype == torch.uint8 or t.isfinite().all() for t in tensors)
+    assert all(t.isfinite().all() for t in run(name))
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_missing_buffer_is_refused(name):
-    for place, value in enumerate(CALLS[name]):
-        if isinstance(value, list) and place not in OPTIONAL.get(name, ()):
-            values, tensors = right_call(name)
-            values[place] = 0
-            refused(name, values)
+    for path, value in leaves(CALLS[name]):
+        if type(value) is list:
+            refused(name, {path: 0})
 
 
-@pytest.mark.parametrize("sizes", [(1 << 30, S, False), (W, 1 << 30, False), (1 << 28, S, LAST)])
+@pytest.mark.parametrize("sides", [(1 << 30, S, False), (W, 1 << 30, False), (1 << 28, S, LAST)])
 @pytest.mark.parametrize("name", ["crop_patches_forward", "crop_patches_adjoint"])
-def test_rows_that_plans_cannot_count_are_refused(name, sizes):
-    values, tensors = right_call(name)
-    width, size, last = sizes
-    values[5:10] = 4, 1, width, size, last  # channels, height; no buffer is touched
+def test_rows_that_plans_cannot_count_are_refused(name, sides):
+    width, size, last = sides
+    values = 4, 1, width, size, last  # channels, height; no buffer is touched
     with pytest.raises(ValueError, match="rows must have fewer than 1073741824 numbers, got 10737"):
-        getattr(_extension.cpu(), name)(*values)
+        run(name, {(5 + i,): value for i, value in enumerate(values)})
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_what_may_be_missing_is_not_read(name):
-    for place in OPTIONAL.get(name, ()):
-        values, tensors = right_call(name)
-        values[place] = 0
-        getattr(_extension.cpu(), name)(*values)
+    for path, value in leaves(CALLS[name]):
+        if isinstance(value, Maybe):
+            run(name, {path: 0})
 
 
 @pytest.mark.parametrize("wrong", [-1, -(1 << 40), 1 << 62, 1 << 80, "1", None, 1.5])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_size_that_no_buffer_has_is_refused(name, wrong):
-    for place, value in enumerate(CALLS[name]):
-        values, tensors = right_call(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value != EMPTY:
-            values[place] = wrong
-            refused(name, values)
-        if isinstance(value, tuple):
-            for i in range(len(value)):
-                values[place] = (*value[:i], wrong, *value[i + 1 :])
-                if i < 8 or not (isinstance(wrong, int) and abs(wrong) < 1 << 48):  # offsets
-                    refused(name, values)
+    for path in sizes(name):
+        refused(name, {path: wrong})
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_an_unknown_dtype_is_refused(name):
     half = [2] if name.startswith("modulated_conv2d") else []  # the others take float16
-    for wrong in [-1, 4, 99, 1 << 40, "0", None, *half]:
-        values, tensors = right_call(name)
-        values[-1] = wrong
-        refused(name, values)
+    codes = [path for path, value in leaves(CALLS[name]) if isinstance(value, Code)]
+    assert codes
+    for path in codes:
+        for wrong in [-1, 4, 99, 1 << 40, "0", None, *half]:
+            refused(name, {path: wrong})
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_size_of_0_divides_nothing(name):
     """Either there is nothing to do, or it is refused (no style, a crop of no pixels)."""
-    for place in [i for i, v in enumerate(CALLS[name]) if type(v) is int and v != EMPTY]:
-        values, tensors = right_call(name)
-        values[place] = 0
+    for path in sizes(name):
         try:
-            getattr(_extension.cpu(), name)(*values)
+            run(name, {path: 0})
         except ValueError:
             continue
 
 
-def test_a_plan_has_ten_numbers_and_sides_that_go_together():
-    name = "modulated_conv2d_winograd"
-    up, down = (*PLAN[:7], 1, -1, -1), (*PLAN[:7], 2, -1, -1)  # sides of one size
-    for plan in (PLAN[:-1], (*PLAN, 0), (*PLAN[:7], 3, -1, -1), up, down, ()):
-        values, tensors = right_call(name)
-        values[0] = plan
-        refused(name, values)
+RECORDS = {  # what makes a record, what is wrong there and what is said about it
+    "out_channels must be at least 0, got -1": (KERNELS, {(1,): -1}),
+    "size must be at least 1, got 3, 0": (KERNELS, {(3, 1): 0}),
+    "Kernels: dtype must be float32 or float64, got code 1": (KERNELS, {(6,): 1}),
+    "pixels must be at least 0, got -2": (IMAGES, {(2,): -2}),
+    "Images: dtype must be a code of DTYPE_CODES, got 4": (IMAGES, {(4,): 4}),
+    "styles must be at least 1, got 0": (BEFORE, {(3,): 0}),
+    "Blend: regions must come with a scale, got none": (BEFORE, {(1,): 0}),
+    "Blend: styles must be 1 without regions, got 2": (BEFORE, {(2,): 0}),
+    "clamp must be None or at least 0, got -1": (AFTER[6], {(3,): -1.0}),
+    "clamp must be None or at least 0, got nan": (AFTER[6], {(3,): math.nan}),
+    "WinogradPlan: kernels must have size 3, 3, got 3, 1": (WINOGRAD, {(1, 3, 1): 1}),
+    "up must be 1 or 2, got 3": (WINOGRAD, {(5,): 3}),
+    "out_size must be 2·in_size [+] 1 or [+] 2 with up 2, got 6 from 6": (WINOGRAD, {(5,): 2}),
+    "offset must fit memory, got -1, 4611686018427387904": (WINOGRAD, {(6, 1): 1 << 62}),
+    "offset must be at least -281474976710655, got ": (WINOGRAD, {(6, 0): -(1 << 62)}),
+    "stride must be at least 1, got 0": (DIRECT, {(5,): 0}),
+    "padding must fit memory, got 1, 4611686018427387904": (DIRECT, {(6, 1): 1 << 62}),
+}
 
 
-def test_a_direct_plan_has_twelve_numbers():
-    name = "modulated_conv2d_direct"
-    for plan in (DIRECT[:-1], (*DIRECT, 0), (*DIRECT[:7], 0, 3, 1, 1, 1), (*DIRECT[:9], 0, 1, 1)):
-        values, tensors = right_call(name)
-        values[0] = plan
-        refused(name, values)
+@pytest.mark.parametrize("message", RECORDS)
+def test_a_record_says_what_is_wrong_with_a_field(message):
+    record, wrong = RECORDS[message]
+    build(record, [], {})
+    with pytest.raises(ValueError, match=message):
+        build(record, [], wrong)
 
 
-def test_only_the_adjoint_of_a_doubling_halves():
-    half = (N, 2 * H + 1, 2 * W + 1, C, H, W, O, 2, 0, 0)
-    for name in ("modulated_conv2d_winograd", "modulated_conv2d_winograd_weight_gradient"):
-        values, tensors = right_call(name)
-        values[0] = half
-        refused(name, values)
-
-
-def test_kernels_of_other_strides_are_refused():
-    name, place = "modulated_conv2d_squares", 5
-    values, tensors = right_call(name)
-    values[place] = (C * 9, 1, C)  # channels_last
-    getattr(_extension.cpu(), name)(*values)
-    for strides in ((9, 9, 1), (C * 9, 9, 2), (C * 9, 1, 9), (C * 9, 9), ()):
-        values[place] = strides
-        refused(name, values)
-
-
-def test_noise_of_another_size_and_styles_without_regions_are_refused():
-    name = "modulated_conv2d_epilogue"
-    for place, wrong in ((6, 1), (6, H * W + 1), (3, 0)):
-        values, tensors = right_call(name)
-        values[place] = wrong
-        refused(name, values)
+def test_records_have_names_and_are_not_written():
+    blend = _extension.cpu().Blend(scale=8, regions=16, styles=2)
+    activation = _extension.cpu().Activation(slope=0.5, clamp=2)
+    epilogue = _extension.cpu().Epilogue(blend, bias=8, activation=activation)
+    assert (epilogue.blend.styles, epilogue.bias, epilogue.noise, epilogue.strength) == (2, 8, 0, 0)
+    assert (activation.slope, activation.gain, activation.clamp) == (0.5, 1, 2)
+    assert _extension.cpu().Activation().clamp is None
+    assert _extension.cpu().Activation(clamp=math.inf).clamp is None
+    with pytest.raises(AttributeError):
+        blend.styles = 3
 
 
 def test_the_fingerprint_of_nothing():

@@ -3,21 +3,30 @@
 As in test_raw_layer.py: a crash, or a result of the wrong shape, is how these tests fail.
 """
 
-from unittest import mock
-
 import pytest
 import torch
+from bodies import by_winograd
 from hypothesis import given
 from hypothesis import strategies as st
 from spoiling import any_dtype, attempt, examples, spoil
 
+from rwm_fast import use_backend
 from rwm_fast.ops import _extension
-from rwm_fast.ops.modulated_conv2d import native_cpu, winograd
-from rwm_fast.ops.modulated_conv2d._geometry import Settings, plan, sizes
+from rwm_fast.ops.modulated_conv2d import autograd
+from rwm_fast.ops.modulated_conv2d.geometry import Settings, geometry
+from rwm_fast.ops.upfirdn2d.geometry import filter_size
 
 pytestmark = pytest.mark.skipif(
     _extension.cpu() is None, reason=f"no C++ module: {_extension.why_not_cpu()}"
 )
+
+
+@pytest.fixture(autouse=True)
+def native():
+    with use_backend("native"):
+        yield
+
+
 NAMES = ("weight", "styles", "regions_in", "regions_out", "noise", "strength", "bias", "filter")
 WRONG = ("dtype", "complex", "meta", "sparse", "fewer", "more", "flat", "transposed", "sliced")
 WRONG += ("expanded", "negative", "fake", "zero", "none", "list", "number", "empty", "integers")
@@ -39,9 +48,8 @@ def layers(draw) -> tuple[dict[str, torch.Tensor], Settings]:
     settings = Settings(up, down, borders, demodulate, flip, "lrelu", 0.2, 1.5, clamp, 1e-8)
     tensors = {"x": torch.randn(n, i, h + side, w + side), "weight": torch.randn(o, i, side, side)}
     tensors["filter"] = torch.rand(draw(st.sampled_from([1, 2, 4, 6]))) if up * down > 1 else None
-    passes = plan(settings, tensors["weight"], tensors["filter"])
-    size = sizes(passes, tensors["weight"], tensors["filter"], h + side, w + side)[-1]
-    size = tuple(max(s, 1) for s in size)  # too small a layer is refused as a whole
+    # too small a layer is refused as a whole
+    size = tuple(max(s, 1) for s in output_shape(tensors, settings)[2:])
     soft = lambda *space: torch.rand(n, styles, *space)
     tensors |= {
         "styles": torch.randn(n, styles, i),
@@ -63,8 +71,8 @@ def needs(draw) -> list[bool]:
 
 def output_shape(tensors, settings) -> tuple[int, ...]:
     x, weight, filter = (tensors[name] for name in ("x", "weight", "filter"))
-    size = sizes(plan(settings, weight, filter), weight, filter, *x.shape[2:])[-1]
-    return (x.shape[0], weight.shape[0], *size)
+    about = (tuple(weight.shape[2:]), filter_size(filter), tuple(x.shape[2:]))
+    return (x.shape[0], weight.shape[0], *geometry(*settings[:3], *about).chain[-1])
 
 
 def spoiled(tensors, fates, dtype):
@@ -82,8 +90,8 @@ def test_forward(layer, fates, dtype, always):
     tensors, settings = layer
     spoiled(tensors, fates, dtype)
     arguments = [tensors[name] for name in ("x", *NAMES)]
-    with mock.patch.object(winograd, "pays", lambda *_: always):
-        result = attempt(native_cpu.forward, *arguments, settings)
+    with by_winograd(always):
+        result = attempt(autograd._forward, *arguments, *settings)
     if result is not None:
         assert result.shape == output_shape(tensors, settings)
 
@@ -94,11 +102,11 @@ def test_forward(layer, fates, dtype, always):
 def test_backward(layer, fates, dtype, always, wanted):
     tensors, settings = layer
     wanted = [n and tensors[k] is not None for n, k in zip(wanted, ("x", *NAMES), strict=False)]
-    wanted[3] = wanted[4] = False  # regions are the reference's
+    wanted[3] = wanted[4] = False  # regions are the eager backend's
     spoiled(tensors, fates, dtype)
     arguments = [tensors[name] for name in ("dy", "y", "x", *NAMES)]
-    with mock.patch.object(winograd, "pays", lambda *_: always):
-        result = attempt(native_cpu.backward, *arguments, settings, wanted)
+    with by_winograd(always):
+        result = attempt(autograd._backward, *arguments, *settings, wanted)
     if result is not None:
         inputs = [tensors[name] for name in ("x", *NAMES[:7])]
         for gradient, given_, wants in zip(result, inputs, wanted, strict=True):

@@ -61,6 +61,10 @@ def test_gradient_is_the_adjoint(up_x, up_y, down_x, down_y, padding, taps_x, ta
     """⟨A x, y⟩ = ⟨x, Aᵀ y⟩ for every setting, and the gradient of Aᵀ y is A again."""
     x, f = _normal(2, 2, 6, 7).requires_grad_(), _normal(taps_y, taps_x, seed=1)
     options = {"up": (up_x, up_y), "down": (down_x, down_y), "padding": padding}
+    if taps_x > 7 * up_x + sum(padding[:2]) or taps_y > 6 * up_y + sum(padding[2:]):
+        with pytest.raises(ValueError, match="at least as large as the filter"):
+            upfirdn2d(x, f, **options)
+        return
     out = upfirdn2d(x, f, **options, flip_filter=flip, gain=0.7)
     y = _normal(*out.shape, seed=2).requires_grad_()
     (back,) = torch.autograd.grad(out, x, y, create_graph=True)

@@ -60,6 +60,12 @@ def test_when_all_are_torn_the_user_is_told(checkpoints):
         checkpoints.load_latest({})
 
 
+def test_a_file_of_another_version_is_refused_by_what_it_lacks(checkpoints):
+    checkpoints.save(8, {"v": Value(8.0)})
+    with pytest.raises(UserError, match="state-000000008.pt: expected the state of b, w, got"):
+        checkpoints.load_latest({"v": Value(0.0), "w": Value(0.0), "b": Value(0.0)})
+
+
 def test_an_interrupted_save_leaves_the_last_one(checkpoints, monkeypatch):
     checkpoints.save(8, {"v": Value(8.0)})
     save = torch.save

@@ -11,8 +11,8 @@ from rwm_fast.config import preset
 from rwm_fast.losses import r1_penalty
 from rwm_fast.models import ImageDiscriminator, PatchDiscriminator
 from rwm_fast.ops.bias_act import autograd as bias_act
-from rwm_fast.ops.modulated_conv2d import _convolution
 from rwm_fast.ops.modulated_conv2d import autograd as modulated_conv2d
+from rwm_fast.ops.modulated_conv2d import torch_convolution
 
 # The place of the weights or the bias in the last argument, which says what is needed.
 BACKWARD = {"convolution_backward": 1, "modulated_conv2d_backward": 1, "bias_act_backward": 1}
@@ -34,11 +34,11 @@ class Calls(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def judges(dtype=torch.float32):
+def discriminators(dtype=torch.float32):
     config = preset("demo").model
     torch.manual_seed(0)
     pair = ImageDiscriminator(config), PatchDiscriminator(config)
-    return [judge.to(dtype, memory_format=torch.channels_last) for judge in pair]
+    return [net.to(dtype, memory_format=torch.channels_last) for net in pair]
 
 
 def pictures(dtype=torch.float32):
@@ -49,9 +49,9 @@ def pictures(dtype=torch.float32):
 
 
 def penalty(pair, image, reference, target):
-    judge, patches = pair
+    discriminator, patches = pair
     logits = patches(patches.features(reference), patches.features(target))
-    return r1_penalty(judge(image), image) + r1_penalty(logits, reference, target)
+    return r1_penalty(discriminator(image), image) + r1_penalty(logits, reference, target)
 
 
 def convolutions(calls):
@@ -59,18 +59,18 @@ def convolutions(calls):
     return calls.all["convolution_backward"] + calls.all["modulated_conv2d_backward"]
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 def test_no_call_gets_a_gradient_of_zeros(backend):
-    pair, inputs = judges(), pictures()
+    pair, inputs = discriminators(), pictures()
     with Calls() as calls, use_backend(backend):
         penalty(pair, *inputs).backward()
     assert convolutions(calls) and calls.all["bias_act_backward"]
     assert not +calls.zeros
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 def test_the_first_pass_asks_for_no_gradients_of_weights(backend):
-    pair, inputs = judges(), pictures()
+    pair, inputs = discriminators(), pictures()
     with Calls() as calls, use_backend(backend):
         penalty(pair, *inputs)
     assert convolutions(calls) and calls.all["bias_act_backward"]
@@ -80,21 +80,21 @@ def test_the_first_pass_asks_for_no_gradients_of_weights(backend):
     assert calls.weights["bias_act_backward"] and sum(calls.weights.values()) > 4
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 def test_gradients_are_those_of_torch_s_own_double_backward(backend, monkeypatch):
     """In float64, where nothing hides; the other side has none of our derivatives."""
 
     def gradients():
-        pair = judges(torch.float64)
+        pair = discriminators(torch.float64)
         penalty(pair, *pictures(torch.float64)).backward()
-        return [p.grad for judge in pair for p in judge.parameters()]
+        return [p.grad for net in pair for p in net.parameters()]
 
     with use_backend(backend):
         ours = gradients()
-    monkeypatch.setattr(_convolution, "_plain", lambda: True)
+    monkeypatch.setattr(torch_convolution, "_plain", lambda: True)
     for module in (bias_act, modulated_conv2d):
         monkeypatch.setattr(module, "needed", lambda ctx, n, **_: list(ctx.needs_input_grad[:n]))
-    with use_backend("reference"):
+    with use_backend("eager"):
         torchs = gradients()
     assert sum(g is not None and bool(g.any()) for g in ours) > len(ours) / 3
     for mine, theirs in zip(ours, torchs, strict=True):

@@ -48,11 +48,14 @@ def test_neighbours_exchange():
     assert neighbours(torch.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
 
 
-def test_without_the_papers_losses_painters_learn_as_in_a_swapping_autoencoder(base, image, random):
+def test_without_the_papers_losses_the_autoencoder_learns_as_in_a_swapping_autoencoder(
+    base, image, random
+):
     config, trainer = base
     nets, method = trainer.nets, trainer.method
-    painted = method.paint(image, random(1), method.hybrid_due(0))
-    terms = method.generator_terms(painted, random(2), 0, 0)
+    due = trainer.schedule.all()
+    painted = method.paint(image, random(1), due)
+    terms = method.autoencoder_terms(painted, random(2), due.autoencoder)
     assert set(terms) == {"reconstruction", "gan_reconstructed", "gan_swapped", "patch"}
 
     # The base objective, written out.
@@ -79,11 +82,14 @@ def test_without_the_papers_losses_painters_learn_as_in_a_swapping_autoencoder(b
             torch.testing.assert_close(ours, theirs)
 
 
-def test_without_the_papers_losses_judges_learn_as_in_a_swapping_autoencoder(base, image, random):
+def test_without_the_papers_losses_discriminators_learn_as_in_a_swapping_autoencoder(
+    base, image, random
+):
     config, trainer = base
     nets = trainer.nets
-    painted = trainer.method.paint(image, random(1), False)
-    terms = trainer.method.discriminator_terms(painted, random(2))
+    due = trainer.schedule.all()
+    painted = trainer.method.paint(image, random(1), due)
+    terms = trainer.method.discriminator_terms(painted, random(2), due.discriminators)
 
     draws = random(2)
     reference, same, fake = (
@@ -109,7 +115,7 @@ def test_without_the_papers_losses_judges_learn_as_in_a_swapping_autoencoder(bas
 def test_r1_is_the_squared_gradient_at_real_pictures(base, image, random):
     config, trainer = base
     nets, loss = trainer.nets, config.loss
-    terms = trainer.method.r1_terms(image, random())
+    terms = trainer.method.r1_terms(image, random(), trainer.schedule.all().r1)
     x = image.clone().requires_grad_()
     (slope,) = torch.autograd.grad(nets.discriminator(x).sum(), x)
     torch.testing.assert_close(terms["r1"].value, slope.square().sum((1, 2, 3)).mean())
@@ -126,10 +132,10 @@ def test_r1_is_the_squared_gradient_at_real_pictures(base, image, random):
 @pytest.mark.parametrize("trains", ["generator", "both"])
 def test_code_consistency_trains_whom_it_should(tiny, make_trainer, image, random, trains):
     trainer = make_trainer(tiny(dict(consistency_trains=trains)))
-    painted = trainer.method.paint(image, random(), False)
-    terms = trainer.method.consistency_terms(painted)
-    assert has_gradient(total(terms), trainer.nets.generator)
-    assert has_gradient(total(terms), trainer.nets.encoder) == (trains == "both")
+    painted = trainer.method.paint(image, random(), trainer.schedule.all())
+    distance = sum(trainer.method.consistency(painted))
+    assert has_gradient(distance, trainer.nets.generator)
+    assert has_gradient(distance, trainer.nets.encoder) == (trains == "both")
     assert all(p.requires_grad for p in trainer.nets.encoder.parameters())
 
 
@@ -137,8 +143,9 @@ def test_code_consistency_compares_with_the_codes_it_was_painted_from(
     tiny, make_trainer, image, random
 ):
     trainer = make_trainer(tiny())
-    painted = trainer.method.paint(image, random(), False)
-    terms = trainer.method.consistency_terms(painted)
+    due = trainer.schedule.all()
+    painted = trainer.method.paint(image, random(), due)
+    terms = trainer.method.autoencoder_terms(painted, random(), due.autoencoder)
     content, style = trainer.nets.encoder(painted.swapped)
     code, code_style = trainer.nets.encoder(image)
     expected = (content - code[[1, 0, 3, 2]]).abs().mean()
@@ -147,28 +154,16 @@ def test_code_consistency_compares_with_the_codes_it_was_painted_from(
     assert terms["consistency_style"].weight == trainer.config.loss.style_lambda
 
 
-def test_code_consistency_is_lazy_and_can_start_late(tiny, make_trainer):
-    method = make_trainer(tiny(dict(consistency_interval=4, consistency_start_kimg=1.0))).method
-    assert [method.consistency_due(1000, step) for step in range(5)] == [
-        True,
-        False,
-        False,
-        False,
-        True,
-    ]
-    assert not method.consistency_due(999, 0)
-
-
 @pytest.mark.parametrize("detach", [True, False])
 def test_the_swap_is_a_fixed_target_only_if_asked(tiny, make_trainer, image, random, detach):
     trainer = make_trainer(tiny(dict(detach_swapped=detach)))
-    painted = trainer.method.paint(image, random(), True)
-    term = trainer.method.generator_terms(painted, random(), 0, 1)["content_alignment"]
-    (reaches,) = torch.autograd.grad(term.value, painted.swapped, allow_unused=True)
-    assert (reaches is None) == detach
-    assert has_gradient(
-        trainer.method.paint(image, random(), True).hybrid.sum(), trainer.nets.encoder
+    painted = trainer.method.paint(image, random(), trainer.schedule.all())
+    distance = trainer.method.alignment(painted)
+    (reaches,) = torch.autograd.grad(
+        distance, painted.swapped, allow_unused=True, retain_graph=True
     )
+    assert (reaches is None) == detach
+    assert has_gradient(painted.hybrid.sum(), trainer.nets.encoder)
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -178,7 +173,7 @@ def test_swap_and_hybrid_share_noise_only_if_asked(
     everywhere = lambda batch, size, config, **_: torch.ones(batch, 1, *size)
     monkeypatch.setattr(step_module, "sample_masks", everywhere)
     trainer = make_trainer(tiny(dict(share_noise=share)))
-    painted = trainer.method.paint(image, random(), True)
+    painted = trainer.method.paint(image, random(), trainer.schedule.all())
     same = torch.allclose(painted.hybrid, painted.swapped[:2], atol=1e-5)
     assert same == share
 
@@ -187,35 +182,36 @@ def test_content_alignment_asks_for_the_swap_inside_and_the_picture_outside(
     tiny, make_trainer, image, random
 ):
     trainer = make_trainer(tiny())
-    p = trainer.method.paint(image, random(), True)
+    p = trainer.method.paint(image, random(), trainer.schedule.all())
     p = replace(p, swapped=p.swapped * 2 / p.swapped.abs().max())  # leaves the range of pictures
-    term = trainer.method.generator_terms(p, random(), 0, 1)["content_alignment"]
     inside = ((p.hybrid - p.swapped[:2].clamp(-1, 1)) * p.mask).abs().mean()
     outside = ((p.hybrid - image[[1, 0]]) * (1 - p.mask)).abs().mean()
-    torch.testing.assert_close(term.value, inside + outside)
+    torch.testing.assert_close(trainer.method.alignment(p), inside + outside)
 
 
-def test_content_alignment_can_start_with_the_reconstruction_part(
-    tiny, make_trainer, image, random
-):
-    early = tiny(dict(alignment_from_start=True, alignment_interval=2))
-    method = make_trainer(early).method
-    assert set(method.autoencoder_terms(image, random(), 1)) == {"reconstruction", "edge"}
-    terms = method.autoencoder_terms(image, random(), 2)
+def test_content_alignment_can_start_with_the_first_part(tiny, make_trainer, image, random):
+    first = dict(reconstruction_fraction=1.0)
+    early = make_trainer(tiny(dict(alignment_from_start=True, alignment_interval=2), **first))
+    due = early.schedule.due(4, 0.5, early.counts)
+    assert set(due.autoencoder) == {"reconstruction", "edge"}
+    due = early.schedule.due(8, 0.5, early.counts)
+    painted = early.method.paint(image, random(), due)
+    terms = early.method.autoencoder_terms(painted, random(), due.autoencoder)
     assert set(terms) == {"reconstruction", "edge", "content_alignment"}
-    assert has_gradient(terms["content_alignment"].value, method.nets.generator)
-    assert has_gradient(terms["content_alignment"].value, method.nets.encoder)
-    late = make_trainer(tiny(dict(alignment_interval=2))).method
-    assert "content_alignment" not in late.autoencoder_terms(image, random(), 2)
+    assert len(painted.reconstructed) == 4 and len(painted.swapped) == 2
+    assert has_gradient(terms["content_alignment"].value, early.nets.generator)
+    assert has_gradient(terms["content_alignment"].value, early.nets.encoder)
+    late = make_trainer(tiny(**first))
+    assert "content_alignment" not in late.step(image, 8, 0.5, random())
 
 
 def test_an_adversarial_term_on_hybrids_is_optional(tiny, make_trainer, image, random):
     trainer = make_trainer(tiny(dict(gan_hybrid=0.3, content_alignment=0.0)))
-    assert trainer.method.hybrid_due(1)
-    painted = trainer.method.paint(image, random(), True)
-    terms = trainer.method.generator_terms(painted, random(), 0, 1)
+    due = trainer.schedule.due(0, 0.5, trainer.counts)
+    painted = trainer.method.paint(image, random(), due)
+    terms = trainer.method.autoencoder_terms(painted, random(), due.autoencoder)
     assert terms["gan_hybrid"].weight == 0.3 and "content_alignment" not in terms
-    judged = trainer.method.discriminator_terms(painted, random())
+    judged = trainer.method.discriminator_terms(painted, random(), due.discriminators)
     assert judged["d_real"].weight == sum(
         judged[f"d_{kind}"].weight for kind in ("reconstructed", "swapped", "hybrid")
     )

@@ -16,18 +16,19 @@ def changed(module, before) -> bool:
     return any(not torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_judges_and_painters_take_turns_as_in_the_base(tiny, make_trainer, image, random):
+def test_both_sides_take_turns_as_in_the_base(tiny, make_trainer, image, random):
     trainer = make_trainer(tiny(step_order="alternate"))
     nets = trainer.nets
-    for turn, (judges, painters) in enumerate([(True, False), (False, True), (True, False)]):
+    for turn in range(3):
+        judged = turn % 2 == 0
         before = {name: weights(net) for name, net in nets.as_dict().items()}
         terms = trainer.step(image, 4 * turn, 0.5, random(turn))
         for name in ("discriminator", "patches"):
-            assert changed(getattr(nets, name), before[name]) == judges, (turn, name)
+            assert changed(getattr(nets, name), before[name]) == judged, (turn, name)
         for name in ("encoder", "generator"):
-            assert changed(getattr(nets, name), before[name]) == painters, (turn, name)
-        assert ("d_real" in terms) == judges and ("reconstruction" in terms) == painters
-    assert (trainer.counts.judge, trainer.counts.paint) == (2, 1)
+            assert changed(getattr(nets, name), before[name]) != judged, (turn, name)
+        assert ("d_real" in terms) == judged and ("reconstruction" in terms) != judged
+    assert (trainer.counts.discriminator, trainer.counts.generator) == (2, 1)
 
 
 def test_a_shared_step_paints_once_and_trains_both_sides(
@@ -52,16 +53,16 @@ def test_the_first_part_is_reconstruction_alone(tiny, make_trainer, image, rando
     assert "gan_swapped" in trainer.step(image, 4, 0.5, random())
 
 
-def test_r1_moves_every_average_of_the_judges_alike(tiny, make_trainer, image, random):
+def test_r1_moves_every_average_of_the_discriminators_alike(tiny, make_trainer, image, random):
     """Two updates, of which the second has no gradient of any bias."""
     trainer = make_trainer(tiny(dict(r1_interval=1)))
     trainer.step(image, 0, 0.5, random())
-    steps = [state["step"].item() for state in trainer.judge_optimizer.state.values()]
-    parameters = [p for judge in trainer.judges.values() for p in judge.parameters()]
+    steps = [state["step"].item() for state in trainer.discriminator_optimizer.state.values()]
+    parameters = [p for net in trainer.discriminators.values() for p in net.parameters()]
     assert steps == [2.0] * len(parameters)
 
 
-def test_r1_comes_every_so_many_judge_steps(tiny, make_trainer, image, random):
+def test_r1_comes_every_so_many_discriminator_steps(tiny, make_trainer, image, random):
     trainer = make_trainer(tiny(dict(r1_interval=3)))
     due = ["r1" in trainer.step(image, 4 * k, 0.5, random(k)) for k in range(5)]
     assert due == [True, False, False, True, False]
@@ -84,15 +85,15 @@ def test_rates_follow_the_schedule(tiny, make_trainer, image, random):
         0.9: (5e-4 * 0.55, 2e-3 * 0.55),
         1.0: (5e-5, 2e-4),
     }
-    for progress, (paint, judge) in expected.items():
+    for progress, (generator, discriminator) in expected.items():
         trainer.step(image, 0, progress, random())
-        assert trainer.paint_optimizer.param_groups[0]["lr"] == pytest.approx(paint)
-        assert trainer.judge_optimizer.param_groups[0]["lr"] == pytest.approx(judge)
+        assert trainer.generator_optimizer.param_groups[0]["lr"] == pytest.approx(generator)
+        assert trainer.discriminator_optimizer.param_groups[0]["lr"] == pytest.approx(discriminator)
 
 
-def test_lazy_r1_slows_the_judges(tiny, make_trainer):
+def test_lazy_r1_slows_the_discriminators(tiny, make_trainer):
     config = tiny(dict(r1_interval=4), lazy_r1_correction=True, discriminator_betas=(0.5, 0.9))
-    group = make_trainer(config).judge_optimizer.param_groups[0]
+    group = make_trainer(config).discriminator_optimizer.param_groups[0]
     assert group["lr"] == pytest.approx(config.train.discriminator_learning_rate * 0.8)
     assert group["betas"] == pytest.approx((0.5**0.8, 0.9**0.8))
 

@@ -11,6 +11,7 @@ import gate
 import pytest
 import torch
 
+from rwm_fast.ops.bias_act.call import Activation
 from rwm_fast.testing.cases import case, in_layout
 
 pytestmark = pytest.mark.triton_aot
@@ -22,8 +23,28 @@ SETTINGS = [*(("bf16", arch) for arch in gate.TARGETS), ("fp32", 90), ("fp16", 8
 LAYOUTS = ("contiguous", "channels_last")
 
 
-def _backend(op):
-    return importlib.import_module(f"rwm_fast.ops.{op}.triton_kernels")
+def _pass(op, builder, function, *arguments):
+    """Builds a call, and hands it to the backend when it is called itself."""
+    call = getattr(importlib.import_module(f"rwm_fast.ops.{op}.call"), builder)(*arguments)
+    backend = importlib.import_module(f"rwm_fast.ops.{op}.triton_kernels")
+    return lambda: getattr(backend, function)(call)
+
+
+def _masked_l1(function, *arguments):
+    return _pass("masked_l1", f"{function}_call", function, *arguments)
+
+
+def _crop_patches(function, *arguments):
+    builder = {"forward": "crop_call", "adjoint": "adjoint_call"}[function]
+    return _pass("crop_patches", builder, function, *arguments)
+
+
+def _bias_act(function, *arguments):
+    return _pass("bias_act", f"{function}_call", function, *arguments)
+
+
+def _upfirdn2d(*arguments):
+    return _pass("upfirdn2d", "call_of", "forward", *arguments)
 
 
 def _images(dtype, layout, *shape):
@@ -32,49 +53,49 @@ def _images(dtype, layout, *shape):
 
 def masked_l1(dtype, layout):
     """RGB pictures, and a mask of their own shape."""
-    backend, dloss = _backend("masked_l1"), torch.ones(())
+    dloss, run = torch.ones(()), _masked_l1
     h = _images(dtype, layout, 16, 3, 256, 256)
     signs = h.to(torch.uint8)
     mask = _images(torch.float32, layout, 16, 1, 256, 256)
-    yield "forward", lambda: backend.forward(h, h, h, mask, True)
-    yield "loss_only", lambda: backend.forward(h, h, h, mask.to(dtype), False)
-    yield "forward_full_mask", lambda: backend.forward(h, h, h, h, True)
-    yield "backward", lambda: backend.backward(dloss, signs, mask, dtype, (True, False, False))
-    yield "backward_all", lambda: backend.backward(dloss, signs, mask, dtype, (True, True, True))
-    yield "mask_backward", lambda: backend.mask_backward(dloss, h, h, h, mask)
+    yield "forward", run("forward", h, h, h, mask, True)
+    yield "loss_only", run("forward", h, h, h, mask.to(dtype), False)
+    yield "forward_full_mask", run("forward", h, h, h, h, True)
+    yield "backward", run("backward", dloss, signs, mask, dtype, (True, False, False))
+    yield "backward_all", run("backward", dloss, signs, mask, dtype, (True, True, True))
+    yield "mask_backward", run("mask_backward", dloss, h, h, h, mask)
 
 
 def crop_patches(dtype, layout):
     """The published proportions, and many channels."""
-    backend, boxes = _backend("crop_patches"), torch.zeros(2, 8, 4)
+    boxes = torch.zeros(2, 8, 4)
     for channels in (3, 64):
         image = _images(dtype, layout, 2, channels, 256, 256)
-        patches = _images(dtype, layout, 2, 8, channels, 64, 64)
-        yield f"forward_{channels}", lambda x=image: backend.forward(x, boxes, 64)
-        yield f"adjoint_{channels}", lambda x=patches: backend.adjoint(x, boxes, 256, 256)
+        patches = _images(dtype, layout, 2 * 8, channels, 64, 64).unflatten(0, (2, 8))
+        yield f"forward_{channels}", _crop_patches("forward", image, boxes, 64)
+        yield f"adjoint_{channels}", _crop_patches("adjoint", patches, boxes, 256, 256)
 
 
 def bias_act(dtype, layout):
     """A layer of 128 channels, and one of 3."""
-    backend = _backend("bias_act")
+    run = _bias_act
     x = _images(dtype, layout, 4, 128, 128, 128)
     rgb = _images(dtype, layout, 4, 3, 64, 64)
-    plain, clamped = ("lrelu", 0.2, 1.4, None), ("lrelu", 0.2, 1.4, 256.0)
-    yield "forward", lambda: backend.forward(x, torch.zeros(128), *plain)
-    yield "forward_clamp", lambda: backend.forward(x, torch.zeros(128), *clamped)
-    yield "forward_rgb", lambda: backend.forward(rgb, torch.zeros(3), *clamped)
-    yield "forward_no_bias", lambda: backend.forward(x, None, *plain)
-    yield "backward", lambda: backend.backward(x, x, *plain, (True, True))
-    yield "backward_clamp", lambda: backend.backward(x, x, *clamped, (True, True))
-    yield "backward_rgb", lambda: backend.backward(rgb, rgb, *clamped, (True, True))
-    yield "backward_x", lambda: backend.backward(x, x, *plain, (True, False))
-    linear = ("linear", 0.2, 1.0, None)
-    yield "backward_linear", lambda: backend.backward(x, None, *linear, (False, True))
+    plain, clamped = Activation("lrelu", 0.2, 1.4, None), Activation("lrelu", 0.2, 1.4, 256.0)
+    yield "forward", run("forward", x, torch.zeros(128), plain)
+    yield "forward_clamp", run("forward", x, torch.zeros(128), clamped)
+    yield "forward_rgb", run("forward", rgb, torch.zeros(3), clamped)
+    yield "forward_no_bias", run("forward", x, None, plain)
+    yield "backward", run("backward", x, x, plain, (True, True))
+    yield "backward_clamp", run("backward", x, x, clamped, (True, True))
+    yield "backward_rgb", run("backward", rgb, rgb, clamped, (True, True))
+    yield "backward_x", run("backward", x, x, plain, (True, False))
+    linear = Activation("linear", 0.2, 1.0, None)
+    yield "backward_linear", run("backward", x, None, linear, (False, True))
 
 
 def upfirdn2d(dtype, layout):
     """The resamplings of a network, and filters that are not unrolled or not separable."""
-    backend, taps = _backend("upfirdn2d"), torch.ones(4) / 4
+    taps = torch.ones(4) / 4
     settings = {
         "blur": (taps, (1, 1), (1, 1), (2, 1, 2, 1)),
         "up2": (taps, (2, 2), (1, 1), (2, 1, 2, 1)),
@@ -84,11 +105,10 @@ def upfirdn2d(dtype, layout):
         "no_filter": (None, (2, 2), (1, 1), (1, 0, 1, 0)),
     }
     x = _images(dtype, layout, 4, 64, 64, 64)
-    for name, (filter, up, down, pad) in settings.items():
-        call = (x, filter, up, down, pad, False, 1.5)
-        yield name, lambda call=call: backend.forward(*call)
-    rgb = (_images(dtype, layout, 4, 3, 64, 64), *settings["up2"], True, 4.0)
-    yield "rgb_up2", lambda: backend.forward(*rgb)
+    for name, setting in settings.items():
+        yield name, _upfirdn2d(x, *setting, False, 1.5)
+    rgb = _images(dtype, layout, 4, 3, 64, 64)
+    yield "rgb_up2", _upfirdn2d(rgb, *settings["up2"], True, 4.0)
 
 
 OPS = {f.__name__: f for f in (masked_l1, crop_patches, bias_act, upfirdn2d)}
@@ -118,28 +138,27 @@ def test_kernels_pass_the_gate(op, dtype, arch):
 @pytest.mark.parametrize("op", OPS)
 def test_sizes_of_one_compile(op):
     """Triton makes arguments of 1 constants, which the interpreter does not."""
-    backend = _backend(op)
     one = case(op, "pixel").inputs(torch.float32, gradients=False)
     x = next(iter(one.values()))
     needs = {
-        "masked_l1": [
-            lambda: backend.forward(x, x, x, one["mask"], True),
-            lambda: backend.backward(x[0, 0, 0, 0], x.byte(), x, x.dtype, (True, True, True)),
-            lambda: backend.mask_backward(x[0, 0, 0, 0], x, x, x, one["mask"]),
+        "masked_l1": lambda: [
+            _masked_l1("forward", x, x, x, one["mask"], True),
+            _masked_l1("backward", x[0, 0, 0, 0], x.byte(), x, x.dtype, (True, True, True)),
+            _masked_l1("mask_backward", x[0, 0, 0, 0], x, x, x, one["mask"]),
         ],
-        "crop_patches": [
-            lambda: backend.forward(x, one["boxes"][:, :1], 1),
-            lambda: backend.adjoint(x[None], one["boxes"][:, :1], 1, 1),
+        "crop_patches": lambda: [
+            _crop_patches("forward", x, one["boxes"][:, :1], 1),
+            _crop_patches("adjoint", x[None], one["boxes"][:, :1], 1, 1),
         ],
-        "bias_act": [
-            lambda: backend.forward(x, x[0, :, 0, 0], "lrelu", 0.2, 1.0, 1.0),
-            lambda: backend.backward(x, x, "lrelu", 0.2, 1.0, 1.0, (True, True)),
+        "bias_act": lambda: [
+            _bias_act("forward", x, x[0, :, 0, 0], Activation("lrelu", 0.2, 1.0, 1.0)),
+            _bias_act("backward", x, x, Activation("lrelu", 0.2, 1.0, 1.0), (True, True)),
         ],
-        "upfirdn2d": [
-            lambda: backend.forward(x, None, (1, 1), (1, 1), (0, 0, 0, 0), False, 1.0),
-            lambda: backend.forward(x, one["filter"], (2, 2), (1, 1), (2, 1, 2, 1), False, 1.0),
+        "upfirdn2d": lambda: [
+            _upfirdn2d(x, None, (1, 1), (1, 1), (0, 0, 0, 0), False, 1.0),
+            _upfirdn2d(x, one["filter"], (2, 2), (1, 1), (2, 1, 2, 1), False, 1.0),
         ],
     }
-    launches = [launch for call in needs[op] for launch in gate.record(call)]
+    launches = [launch for call in needs[op]() for launch in gate.record(call)]
     for facts in gate.facts_of_all(launches, 80):
         gate.check(facts)

@@ -4,6 +4,8 @@ The whole path is real but for the machine: the operator, its derivative formula
 of the backend and the kernels' source. modulated_conv2d has a file of its own.
 """
 
+import importlib
+
 import pytest
 import torch
 import triton
@@ -12,7 +14,7 @@ import triton.language as tl
 from rwm_fast import explain, use_backend
 from rwm_fast.ops import _dispatch, _triton
 from rwm_fast.ops._dispatch import BackendError
-from rwm_fast.ops._layout import is_channels_last
+from rwm_fast.ops._memory import is_channels_last
 from rwm_fast.testing import compare
 from rwm_fast.testing.cases import cases, in_layout
 
@@ -51,6 +53,10 @@ BFLOAT16 = {
 }
 # grid_sample got its second derivative in torch 2.13; before, only our own formulas have one.
 SECOND_ORDER_TRUTH = {"crop_patches": (2, 13)}
+
+
+def _backend(op):
+    return importlib.import_module(f"rwm_fast.ops.{op}.triton_kernels")
 
 
 def _like(x, seed, layout="contiguous"):
@@ -102,7 +108,7 @@ GRID = [
 @pytest.mark.parametrize(("op", "case", "setting"), GRID)
 def test_equals_reference(guarded, monkeypatch, op, case, setting):
     if case.name in HEAVY.get(op, ()):
-        monkeypatch.setattr(_dispatch._module(op, "triton"), *LARGER[op])
+        monkeypatch.setattr(_backend(op), *LARGER[op])
     dtype, layout = SETTINGS[setting]
     inputs = case.inputs(dtype, layout)
     output = _compare(guarded, op, case, inputs, compare.first_order, layout)
@@ -149,7 +155,7 @@ SPLITS = [
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(("op", "name", "sizes"), SPLITS)
 def test_small_tiles(guarded, monkeypatch, op, name, sizes, layout):
-    module = _dispatch._module(op, "triton")
+    module = _backend(op)
     for constant, value in sizes.items():
         assert hasattr(module, constant)
         monkeypatch.setattr(module, constant, value)

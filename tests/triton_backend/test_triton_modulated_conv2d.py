@@ -11,9 +11,11 @@ import torch
 from rwm_fast import explain, modulated_conv2d
 from rwm_fast.ops import _triton
 from rwm_fast.ops._dispatch import BackendError
-from rwm_fast.ops._layout import is_channels_last
-from rwm_fast.ops.modulated_conv2d import triton_configs as configs
-from rwm_fast.ops.modulated_conv2d import triton_launch
+from rwm_fast.ops._memory import is_channels_last
+from rwm_fast.ops.modulated_conv2d import triton_kernels
+from rwm_fast.ops.modulated_conv2d.geometry import Settings, geometry
+from rwm_fast.ops.modulated_conv2d.layer import without_style
+from rwm_fast.ops.modulated_conv2d.triton_kernels import configs, launch
 from rwm_fast.testing import compare
 from rwm_fast.testing.cases import case, cases, in_layout
 
@@ -120,12 +122,12 @@ def small_tiles(monkeypatch):
 @pytest.fixture
 def loads(guarded, monkeypatch):
     """Which kernels read through descriptors and which through pointers."""
-    ways, launch = {}, _triton.launch
+    ways, run = {}, _triton.launch
 
     def note(kernel, *arguments, **options):
         if "TMA" in options:
             ways.setdefault(kernel.__name__, set()).add(options["TMA"])
-        launch(kernel, *arguments, **options)
+        run(kernel, *arguments, **options)
 
     monkeypatch.setattr(_triton, "launch", note)
     return ways
@@ -212,13 +214,13 @@ def test_splits_add_up(guarded, monkeypatch):
     """The sum over pixels in one part and in five is the same but for rounding, and repeatable."""
     x = torch.randn(2, 8, 9, 13).contiguous(memory_format=torch.channels_last)
     g = torch.randn(2, 8, 9, 13).contiguous(memory_format=torch.channels_last)
-    geometry = triton_launch.Geometry((3, 3), 1, 1, (1, 1), (9, 13))
+    geometry = launch.Geometry((3, 3), 1, 1, (1, 1), (9, 13))
     tiles = configs.Tiles(16, 16, 16, 4, 1)
     monkeypatch.setattr(configs, "weight_gradient", lambda *arguments: tiles)
     found = []
     for splits in (1, 5, 5):
         monkeypatch.setattr(configs, "splits", lambda *arguments, splits=splits: splits)
-        found.append(triton_launch.weight_gradient(x, g, geometry))
+        found.append(launch.weight_gradient(x, g, geometry))
     truth = torch.nn.grad.conv2d_weight(x.double(), (8, 8, 3, 3), g.double(), padding=1)
     truth = truth.flatten(2).permute(2, 1, 0)
     # 234 products, each rounded and added: √234 units of float32, twice for safety.
@@ -258,13 +260,13 @@ def test_float64_is_refused_but_for_the_filter(interpreter):
 
 def test_huge_images_are_refused(interpreter):
     """Offsets within an image are of 32 bits; a fake tensor has the size without the memory."""
-    from rwm_fast.ops.modulated_conv2d import triton_kernels
-
     with torch._subclasses.FakeTensorMode():
         x, weight = torch.empty(1, 512, 2048, 2048), torch.empty(512, 512, 3, 3)
-        styles = torch.empty(1, 1, 512)
-    settings = triton_kernels.Settings(1, 1, [1] * 4, True, True, "linear", 0.2, 1.0, None, 1e-8)
-    tensors = [x, weight, styles] + [None] * 6
-    assert "2³¹" in triton_kernels.supports(tensors, settings=settings)
-    tensors[0] = x[:, :, :1024]
-    assert triton_kernels.supports(tensors, settings=settings) is None
+    settings = Settings(1, 1, [1] * 4, True, True, "linear", 0.2, 1.0, None, 1e-8)
+
+    def supports(x):
+        numbers = geometry(*settings[:3], (3, 3), (1, 1), tuple(x.shape[2:]))
+        return triton_kernels.supports(without_style(x, weight, None, settings, numbers))
+
+    assert "2³¹" in supports(x)
+    assert supports(x[:, :, :1024]) is None

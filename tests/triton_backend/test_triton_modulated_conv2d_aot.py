@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from rwm_fast.ops import _triton
-from rwm_fast.ops.modulated_conv2d import triton_configs as configs
-from rwm_fast.ops.modulated_conv2d import triton_launch as launch
-from rwm_fast.ops.modulated_conv2d.triton_launch import Epilogue, Geometry
+from rwm_fast.ops._memory import Activation, Epilogue
+from rwm_fast.ops.modulated_conv2d.layer import Sums
+from rwm_fast.ops.modulated_conv2d.triton_kernels import configs, launch
+from rwm_fast.ops.modulated_conv2d.triton_kernels.launch import Geometry
 
 pytestmark = pytest.mark.triton_aot
 
@@ -47,7 +48,8 @@ def _epilogue(n, channels, k, size=SIZE):
     """With all that there can be."""
     regions = _empty(n, k, size, size) if k > 1 else None
     noise, strength, bias = _empty(n, 1, size, size), torch.empty(()), _empty(channels)
-    return Epilogue(_empty(n, k, channels), regions, noise, strength, bias, 256.0, 0.2, 1.4)
+    activation = Activation("lrelu", 0.2, 1.4, 256.0)
+    return Epilogue(_empty(n, k, channels), regions, noise, strength, bias, activation)
 
 
 def _convolution(kind, shape, *, k=1, up=1, down=1):
@@ -72,7 +74,7 @@ def _input_gradient(kind, shape, *, k=1, up=1, down=1):
     padding = (1, 1) if up == down == 1 else (0, 0)
     geometry = Geometry((3, 3), up, down, padding, (size, size))
     regions = _empty(n, k, size, size) if k > 1 else None
-    want = ("x", "styles", "regions") if k > 1 else ("x", "styles")
+    want = Sums(du=True, scale=True, regions=k > 1)
     launch.input_gradient(g, weight, geometry, x, _empty(n, k, outputs), regions, want)
 
 
@@ -95,7 +97,7 @@ def _resample(kind, shape, *, k=1):
 def _scale_backward(kind, shape, *, k=1, recover=False):
     n, channels, _ = SHAPES[shape]
     images = [_image(kind, n, channels) for _ in range(3)]
-    want = ("out", "styles", "bias", "pixels") + (() if recover else ("regions",))
+    want = Sums(du=True, scale=True, bias=True, pixels=True, regions=not recover)
     u = None if recover else images[2]
     launch.scale_backward(images[0], _epilogue(n, channels, k), images[1], u, recover, want)
 
@@ -196,7 +198,7 @@ def test_sizes_of_one_compile(kernel):
     calls = {
         "convolution": lambda: launch.convolution(x, weight, geometry, styles, regions),
         "input_gradient": lambda: launch.input_gradient(
-            x, weight, geometry, x, styles, regions, ("x", "styles", "regions")
+            x, weight, geometry, x, styles, regions, Sums(du=True, scale=True, regions=True)
         ),
         "weight_gradient": lambda: launch.weight_gradient(x, x, geometry, styles, regions),
     }

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from rwm_fast.ops import _check, _dispatch
+from rwm_fast.ops import _check
 from rwm_fast.ops.bias_act import autograd as _autograd
-from rwm_fast.ops.bias_act import reference
-
-BACKENDS = ("native", "triton", "reference")
-ACTIVATIONS = ("linear", "lrelu")
 
 
 def bias_act(
@@ -61,31 +55,6 @@ def bias_act(
     op = "bias_act"
     _check.floating(op, "x", x)
     _check.require(x.ndim >= 2, op, "x must be [N, C, ...]", x)
-    check_bias(op, bias, x, x.shape[1])
-    check_activation(op, activation, negative_slope, gain, clamp)
-    settings = (activation, negative_slope, gain, clamp)
-    if _dispatch.in_transform(op):
-        return reference.bias_act(x, bias, *settings)
-    return _autograd.bias_act(x, bias, *settings)
-
-
-def check_bias(op: str, bias: Tensor | None, x: Tensor, channels: int) -> None:
-    """Raise unless the bias is None or one number a channel."""
-    if bias is None:
-        return
-    _check.tensor(op, "bias", bias)
-    rule = f"bias must be [{channels}], one number a channel"
-    _check.require(tuple(bias.shape) == (channels,), op, rule, bias)
-    _check.like(op, "bias", bias, "x", x)
-
-
-def check_activation(
-    op: str, activation: str, slope: float, gain: float, clamp: float | None
-) -> None:
-    """Raise unless the sign and the size of the result tell the derivative."""
-    rule = f"activation must be one of {', '.join(ACTIVATIONS)}"
-    _check.require(activation in ACTIVATIONS, op, rule, repr(activation))
-    # the conditions also refuse NaN
-    _check.require(0 <= slope < math.inf, op, "negative_slope must be at least 0", slope)
-    _check.require(0 < gain < math.inf, op, "gain must be above 0", gain)
-    _check.require(clamp is None or clamp > 0, op, "clamp must be None or above 0", clamp)
+    _check.bias(op, bias, x, x.shape[1])
+    _check.activation(op, activation, negative_slope, gain, clamp)
+    return _autograd.bias_act(x, bias, activation, negative_slope, gain, clamp)

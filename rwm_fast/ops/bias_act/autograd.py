@@ -9,23 +9,28 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rwm_fast.ops import _dispatch, _layout
+from rwm_fast.ops import _dispatch, _memory
 from rwm_fast.ops._check import accumulator
+from rwm_fast.ops._memory import Activation
 from rwm_fast.ops._registry import needed, register
-from rwm_fast.ops.bias_act.reference import along_channels
+from rwm_fast.ops.bias_act import reference
+from rwm_fast.ops.bias_act.call import backward_call, forward_call
 
 OP = "bias_act"
 
 # ---- rwm_fast::bias_act
 
 
-def _forward(x, bias, activation, slope, gain, clamp):
-    backend = _dispatch.choose(OP, (x, bias), activation=activation)
-    return backend.forward(x, bias, activation, slope, gain, clamp)
+def _forward(x, bias, activation, slope, gain, clamp) -> Tensor:
+    call = forward_call(x, bias, Activation(activation, slope, gain, clamp))
+    backend = _dispatch.choose(OP, call)
+    if x.numel():
+        backend.forward(call)
+    return call.y
 
 
 def _forward_fake(x, bias, activation, slope, gain, clamp):
-    return _layout.empty(x, x.shape)
+    return _memory.empty(x, x.shape)
 
 
 def _save_forward(ctx, inputs, output) -> None:
@@ -54,19 +59,29 @@ bias_act = register(
     _forward_fake,
     backward=_forward_derivative,
     setup_context=_save_forward,
+    truth=reference.bias_act,
 )
 
 # ---- rwm_fast::bias_act_backward
 
 
 def _backward(dy, y, activation, slope, gain, clamp, needs):
-    backend = _dispatch.choose(OP, (dy, y), activation=activation)
-    return backend.backward(dy, y, activation, slope, gain, clamp, needs)
+    call = backward_call(dy, y, Activation(activation, slope, gain, clamp), needs)
+    dx, dbias = call.dx, call.dbias
+    backend = _dispatch.choose(OP, call)
+    if not dy.numel():
+        if dbias is not None:
+            dbias.zero_()
+    elif needs[0] or needs[1]:
+        backend.backward(call)
+    if dx is None:
+        dx = dy.new_empty(0)
+    return dx, dy.new_empty(0, dtype=accumulator(dy.dtype)) if dbias is None else dbias
 
 
 def _backward_fake(dy, y, activation, slope, gain, clamp, needs):
     wide = accumulator(dy.dtype)
-    dx = _layout.empty(dy if y is None else y, dy.shape) if needs[0] else dy.new_empty(0)
+    dx = _memory.empty(dy if y is None else y, dy.shape) if needs[0] else dy.new_empty(0)
     return dx, dy.new_empty(dy.shape[1] if needs[1] else 0, dtype=wide)
 
 
@@ -81,7 +96,7 @@ def _backward_derivative(ctx, u: Tensor | None, v: Tensor | None):
     (y,) = ctx.saved_tensors
     cotangent = u if u is not None and u.numel() else None
     if v is not None and v.numel():
-        v = along_channels(v.to(ctx.dtype), len(ctx.shape))
+        v = reference.along_channels(v.to(ctx.dtype), len(ctx.shape))
         cotangent = v.expand(ctx.shape) if cotangent is None else cotangent + v
     if cotangent is None:
         return (None,) * 7

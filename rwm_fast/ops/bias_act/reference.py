@@ -1,23 +1,17 @@
-"""The truth for bias_act, in plain torch, and the raw functions of the reference backend.
+"""The truth for bias_act, in plain torch.
 
 Half-precision input is computed in float32 and rounded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rwm_fast.ops._check import accumulator
-from rwm_fast.ops._layout import memory_format
-
-
-def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
-    """Any device, any dtype, any layout."""
-    return None
 
 
 def bias_act(
@@ -42,7 +36,7 @@ def activate(t: Tensor, activation: str, slope: float, gain: float, clamp: float
 
 
 def activate_backward(
-    dy: Tensor, y: Tensor | None, activation: str, slope: float, gain: float, clamp: float | None
+    dy: Tensor, y: Any, activation: str, slope: float, gain: float, clamp: float | None
 ) -> Tensor:
     """dt = dy·gain·(1 where y > 0, else slope), 0 where |y| ≥ clamp; y may be None if unused."""
     dt = dy * gain
@@ -60,36 +54,3 @@ def along_channels(vector: Tensor, ndim: int) -> Tensor:
 def over_channels(t: Tensor) -> Tensor:
     """Sums of [N, C, …] over everything but the channels: [C]."""
     return t.sum([d for d in range(t.ndim) if d != 1])
-
-
-def forward(
-    x: Tensor,
-    bias: Tensor | None,
-    activation: str,
-    slope: float,
-    gain: float,
-    clamp: float | None,
-) -> Tensor:
-    """The truth, in x's memory format."""
-    y = bias_act(x, bias, activation, slope, gain, clamp)
-    return y.contiguous(memory_format=memory_format(x))
-
-
-def backward(
-    dy: Tensor,
-    y: Tensor | None,
-    activation: str,
-    slope: float,
-    gain: float,
-    clamp: float | None,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
-    """dx in dy's dtype and y's format, dbias in the accumulator's dtype; empty where not needed."""
-    wide = dy.to(accumulator(dy.dtype))
-    dt = activate_backward(wide, y, activation, slope, gain, clamp)
-    dx = dbias = None
-    if needs[0]:
-        dx = dt.to(dy.dtype).contiguous(memory_format=memory_format(dy if y is None else y))
-    if needs[1]:
-        dbias = over_channels(dt)
-    return dy.new_empty(0) if dx is None else dx, wide.new_empty(0) if dbias is None else dbias

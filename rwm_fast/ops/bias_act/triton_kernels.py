@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rwm_fast.ops import _check, _layout, _triton
-from rwm_fast.ops._check import accumulator
-from rwm_fast.ops._cuda import dense
+from rwm_fast.ops import _triton
+from rwm_fast.ops._backend import Call
+from rwm_fast.ops._memory import Activation
+from rwm_fast.ops.bias_act.call import Backward, Forward
 
-OP = "bias_act"
 _TILE = 1024  # elements of a tile: 16 bytes a thread in half precision
 _PROGRAMS = 2048  # that fill a GPU; each leaves partial sums, so no more than needed
 _LEAST = 8192  # elements for each row of partial sums: its traffic is about 2 % of theirs
@@ -103,9 +102,9 @@ def sum_kernel(partials, out, rows, channels, BR: tl.constexpr, BC: tl.constexpr
 # ---- the backend
 
 
-def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
+def supports(call: Call) -> str | None:
     """Any layout, in half precision or float32."""
-    return _triton.supports(tensors)
+    return _triton.supports(call)
 
 
 class Matrix(NamedTuple):
@@ -125,7 +124,7 @@ class Matrix(NamedTuple):
         wide = _triton.pow2(cols, _TILE if in_rows else 128)
         return cls(rows, cols, in_rows, (_triton.pow2(rows, _TILE // wide), wide))
 
-    def constants(self) -> dict[str, object]:
+    def constants(self) -> dict[str, Any]:
         return {"IN_ROWS": self.in_rows, "BR": self.tile[0], "BC": self.tile[1]}
 
     def pieces(self, summed: bool) -> tuple[int, int, int]:
@@ -142,82 +141,40 @@ class Matrix(NamedTuple):
 
 
 @functools.lru_cache
-def _settings(
-    activation: str, slope: float, gain: float, clamp: float | None, dtype: torch.dtype
-) -> tuple[float, float, float | None]:
+def _numbers(activation: Activation, dtype: torch.dtype) -> tuple[float, float, float | None]:
     """Slope, gain and clamp as the kernels read them.
 
     The clamp is rounded as the results are, so that the backward pass recognises a clamped one.
     """
+    slope, gain, _ = activation.numbers()
+    clamp = activation.clamp
     rounded = None if clamp is None else torch.tensor(clamp, dtype=dtype).item()
-    return 1.0 if activation == "linear" else float(slope), float(gain), rounded
+    return float(slope), float(gain), rounded
 
 
-def forward(
-    x: Tensor,  # [N, C, ...]
-    bias: Tensor | None,  # [C]
-    activation: str,
-    slope: float,
-    gain: float,
-    clamp: float | None,
-) -> Tensor:
-    """y = clamp(act(x + bias)·gain), in x's memory format."""
-    _check.floating(OP, "x", x)
-    _check.require(x.ndim >= 2, OP, "x must be [N, C, ...]", x)
-    order = _layout.memory_format(x)
-    y = _layout.empty(x, x.shape)
-    x = dense(OP, "x", x, x.device, x.shape, _triton.DTYPES, order)
-    if bias is not None:
-        dtype = accumulator(x.dtype)
-        bias = dense(OP, "bias", bias.to(dtype), x.device, x.shape[1:2], (dtype,))
-    if x.numel():
-        matrix = Matrix.of(x, order)
-        groups, pieces, _ = matrix.pieces(summed=False)
-        arguments = (x, bias, y, matrix.rows, matrix.cols, x.shape[1])
-        settings = _settings(activation, slope, gain, clamp, x.dtype)
-        constants = matrix.constants()
-        _triton.launch(
-            forward_kernel, groups * pieces, x.device, *arguments, *settings, **constants
-        )
-    return y
+def forward(call: Forward) -> None:
+    """y = clamp(act(x + bias)·gain)."""
+    x, matrix = call.x, Matrix.of(call.x, call.order)
+    groups, pieces, _ = matrix.pieces(summed=False)
+    arguments = (
+        *(x, call.bias, call.y, matrix.rows, matrix.cols, x.shape[1]),
+        *_numbers(call.activation, call.dtype),
+    )
+    _triton.launch(forward_kernel, groups * pieces, x.device, *arguments, **matrix.constants())
 
 
-def backward(
-    dy: Tensor,
-    y: Tensor | None,
-    activation: str,
-    slope: float,
-    gain: float,
-    clamp: float | None,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
-    """dx in dy's dtype and y's memory format, dbias in the accumulator's; empty if not needed."""
-    _check.floating(OP, "dy", dy)
-    _check.require(dy.ndim >= 2, OP, "dy must be [N, C, ...]", dy)
-    reads_y = activation != "linear" or clamp is not None
-    _check.require(y is not None or not reads_y, OP, "y is needed", None)
-    order = _layout.memory_format(dy if y is None else y)
-    dx = _layout.empty(dy if y is None else y, dy.shape, dy.dtype) if needs[0] else dy.new_empty(0)
-    dy = dense(OP, "dy", dy, dy.device, dy.shape, _triton.DTYPES, order)
-    if y is not None:
-        y = dense(OP, "y", y.to(dy.dtype), dy.device, dy.shape, (dy.dtype,), order)
-    wide, channels = accumulator(dy.dtype), dy.shape[1]
-    dbias = dy.new_empty(channels if needs[1] else 0, dtype=wide)
-    if not dy.numel():
-        return dx, dbias.zero_()
-    if any(needs):
-        matrix = Matrix.of(dy, order)
-        groups, pieces, length = matrix.pieces(summed=needs[1])
-        rows = pieces * matrix.rows // channels if matrix.in_rows else pieces
-        partials = dy.new_empty(rows, channels, dtype=wide) if needs[1] else None
-        arguments = (dy, y if reads_y else None, dx if needs[0] else None, partials)
-        settings = _settings(activation, slope, gain, clamp, dy.dtype)
-        arguments = (*arguments, matrix.rows, matrix.cols, length, *settings)
-        constants = matrix.constants()
-        _triton.launch(backward_kernel, groups * pieces, dy.device, *arguments, **constants)
-        if needs[1]:
-            constants = {"BR": _SUM_ROWS, "BC": _SUM_CHANNELS}
-            programs = _triton.cdiv(channels, _SUM_CHANNELS)
-            arguments = (partials, dbias, rows, channels)
-            _triton.launch(sum_kernel, programs, dy.device, *arguments, **constants)
-    return dx, dbias
+def backward(call: Backward) -> None:
+    """dx and dbias."""
+    dy, dbias, channels = call.dy, call.dbias, call.dy.shape[1]
+    matrix = Matrix.of(dy, call.order)
+    groups, pieces, length = matrix.pieces(summed=dbias is not None)
+    rows = pieces * matrix.rows // channels if matrix.in_rows else pieces
+    partials = None if dbias is None else dbias.new_empty(rows, channels)
+    arguments: tuple[Any, ...] = (dy, call.y, call.dx, partials, matrix.rows, matrix.cols, length)
+    arguments = (*arguments, *_numbers(call.activation, call.dtype))
+    _triton.launch(backward_kernel, groups * pieces, dy.device, *arguments, **matrix.constants())
+    if dbias is not None:
+        programs = _triton.cdiv(channels, _SUM_CHANNELS)
+        arguments = (partials, dbias, rows, channels)
+        tile = {"BR": _SUM_ROWS, "BC": _SUM_CHANNELS}
+        _triton.launch(sum_kernel, programs, dy.device, *arguments, **tile)

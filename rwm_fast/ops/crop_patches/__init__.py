@@ -5,11 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rwm_fast.ops import _check, _dispatch
+from rwm_fast.ops import _check
 from rwm_fast.ops.crop_patches import autograd as _autograd
-from rwm_fast.ops.crop_patches import reference
-
-BACKENDS = ("native", "triton", "reference")
 
 
 def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
@@ -39,7 +36,7 @@ def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
         patches [N, P, C, S, S] in the image's dtype; each patch has the image's memory format.
 
     Linear in the image: gradients of every order to it; none to the boxes. Sums are kept in float32
-    or better. Repeated calls agree bit for bit (on a GPU, the reference backend's gradient uses
+    or better. Repeated calls agree bit for bit (on a GPU, the eager backend's gradient uses
     atomics and does not).
 
     Raises
@@ -52,28 +49,29 @@ def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     (arXiv 2007.00653).
     """
     _validate(image, boxes, size)
-    if _dispatch.in_transform("crop_patches"):
-        return reference.crop_patches(image, boxes, size)
     return _autograd.crop_patches(image, boxes, size)
 
 
 def _validate(image: Tensor, boxes: Tensor, size: int) -> None:
     op = "crop_patches"
     _check.floating(op, "image", image)
-    rule = "image must be [N, C, H, W] with at least one pixel"
-    _check.require(image.ndim == 4 and image.shape[2] > 0 and image.shape[3] > 0, op, rule, image)
+    shape, device = image.shape, image.device
+    if len(shape) != 4 or shape[2] < 1 or shape[3] < 1:
+        _check.require(False, op, "image must be [N, C, H, W] with at least one pixel", image)
     _check.tensor(op, "boxes", boxes)
-    fits = boxes.ndim == 3 and boxes.shape[0] == image.shape[0] and boxes.shape[2] == 4
-    rule = f"boxes must be [N, P, 4] for image {list(image.shape)}"
-    _check.require(fits, op, rule, boxes)
-    rule = "boxes must be float32 or float64"
-    _check.require(boxes.dtype in (torch.float32, torch.float64), op, rule, boxes)
-    rule = f"boxes must be on image's device {image.device}"
-    _check.require(boxes.device == image.device, op, rule, boxes)
-    rule = "boxes have no gradient: detach them"
-    _check.require(not boxes.requires_grad, op, rule, "boxes that require one")
+    of = boxes.shape
+    if len(of) != 3 or of[0] != shape[0] or of[2] != 4:
+        _check.require(False, op, f"boxes must be [N, P, 4] for image {list(shape)}", boxes)
+    if boxes.dtype not in (torch.float32, torch.float64):
+        _check.require(False, op, "boxes must be float32 or float64", boxes)
+    if boxes.device != device:
+        _check.require(False, op, f"boxes must be on image's device {device}", boxes)
+    if boxes.requires_grad:
+        rule = "boxes have no gradient: detach them"
+        _check.require(False, op, rule, "boxes that require one")
     whole = isinstance(size, (int, torch.SymInt)) and not isinstance(size, bool)
-    _check.require(whole and size > 0, op, "size must be an int of at least 1", size)
+    if not whole or size < 1:
+        _check.require(False, op, "size must be an int of at least 1", size)
 
 
 def sample_boxes(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rwm_fast.ops import _dispatch
 from rwm_fast.ops._registry import register
-from rwm_fast.ops.crop_patches.reference import empty_image, empty_patches
+from rwm_fast.ops.crop_patches import reference
+from rwm_fast.ops.crop_patches.call import adjoint_call, crop_call, empty_image, empty_patches
 
 OP = "crop_patches"
 
@@ -18,7 +19,11 @@ OP = "crop_patches"
 
 
 def _forward(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    return _dispatch.choose(OP, (image, boxes)).forward(image, boxes, size)
+    call = crop_call(image, boxes, size)
+    backend = _dispatch.choose(OP, call)
+    if call.patches.numel():
+        backend.forward(call)
+    return call.patches
 
 
 def _save_forward(ctx, inputs, output) -> None:
@@ -39,13 +44,20 @@ crop_patches = register(
     empty_patches,
     backward=_forward_derivative,
     setup_context=_save_forward,
+    truth=reference.crop_patches,
 )
 
 # ---- rwm_fast::crop_patches_adjoint
 
 
 def _adjoint(dpatches: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    return _dispatch.choose(OP, (dpatches, boxes)).adjoint(dpatches, boxes, height, width)
+    call = adjoint_call(dpatches, boxes, height, width)
+    backend = _dispatch.choose(OP, call)
+    if call.dpatches.numel():
+        backend.adjoint(call)
+    else:
+        call.dimage.zero_()
+    return call.dimage
 
 
 def _save_adjoint(ctx, inputs, output) -> None:

@@ -6,19 +6,15 @@ channels_last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from rwm_fast.ops import _check, _layout, _triton
-from rwm_fast.ops._check import accumulator
-from rwm_fast.ops._cuda import dense
-from rwm_fast.ops.crop_patches.reference import empty_image, empty_patches
+from rwm_fast.ops import _triton
+from rwm_fast.ops._backend import Call
+from rwm_fast.ops._memory import LAST
+from rwm_fast.ops.crop_patches.call import Adjoint, Crop
 
-OP = "crop_patches"
 _TILE = 512  # samples times channels of a program of the crop
 _SAMPLES = 128  # most samples of it: one a thread, for loads and stores alike
 _PIXELS = 128  # of a program of the adjoint; 32 in a row, so that few patches reach a tile
@@ -177,65 +173,36 @@ def adjoint_kernel(dpatches, boxes, dimage, per_image, channels, height, width, 
 # ---- the backend
 
 
-def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
+def supports(call: Call) -> str | None:
     """Any layout, for images in half precision or float32."""
-    return _triton.supports(tensors[:1])  # the boxes are converted
-
-
-def _boxes(boxes: Tensor, like: Tensor, patches: int) -> Tensor:
-    """[N, P, 4] in the accumulation dtype."""
-    _check.floating(OP, "boxes", boxes)
-    boxes = boxes.to(accumulator(like.dtype))
-    shape = (like.shape[0], patches, 4)
-    return dense(OP, "boxes", boxes, like.device, shape, (boxes.dtype,))
+    return _triton.supports(call)
 
 
 def _strides(order: torch.memory_format, channels: int, pixels: int) -> tuple[int, int]:
     """Of a channel and of a pixel."""
-    return (1, channels) if order is torch.channels_last else (pixels, 1)
+    return (1, channels) if order is LAST else (pixels, 1)
 
 
-def forward(image: Tensor, boxes: Tensor, size: int) -> Tensor:
+def forward(call: Crop) -> None:
     """The patches, each sample drawn from up to four pixels."""
-    _check.floating(OP, "image", image)
-    fits = image.ndim == 4 and image.shape[2] > 0 and image.shape[3] > 0
-    _check.require(fits, OP, "image must be [N, C, H, W] with at least one pixel", image)
-    _check.require(size > 0, OP, "size must be an int of at least 1", size)
-    patches = empty_patches(image, boxes, size)
-    boxes = _boxes(boxes, image, patches.shape[1])
-    order = _layout.memory_format(image)
-    image = dense(OP, "image", image, image.device, image.shape, _triton.DTYPES, order)
-    if patches.numel():
-        _, c, h, w = image.shape
-        tile = {"BC": _triton.pow2(c, _CHANNELS) if order is torch.channels_last else 1}
-        tile["BK"] = _triton.pow2(size * size, min(_SAMPLES, _TILE // tile["BC"]))
-        programs = boxes.shape[0] * boxes.shape[1] * _triton.cdiv(size * size, tile["BK"])
-        strides = (*_strides(order, c, h * w), *_strides(order, c, size * size))
-        arguments = (image, boxes, patches, boxes.shape[1], c, h, w, size, *strides)
-        _triton.launch(forward_kernel, programs, image.device, *arguments, **tile)
-    return patches
+    image, patches, order = call.image, call.patches, call.order
+    (n, p, c, size, _), (h, w) = patches.shape, image.shape[2:]
+    block = _triton.pow2(c, _CHANNELS) if order is LAST else 1
+    samples = _triton.pow2(size * size, min(_SAMPLES, _TILE // block))
+    programs = n * p * _triton.cdiv(size * size, samples)
+    strides = (*_strides(order, c, h * w), *_strides(order, c, size * size))
+    arguments = (image, call.boxes.float(), patches, p, c, h, w, size, *strides)
+    _triton.launch(forward_kernel, programs, image.device, *arguments, BK=samples, BC=block)
 
 
-def adjoint(dpatches: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+def adjoint(call: Adjoint) -> None:
     """The image's gradient, every pixel gathered from the samples that saw it."""
-    _check.floating(OP, "dpatches", dpatches)
-    square = dpatches.ndim == 5 and dpatches.shape[3] == dpatches.shape[4] > 0
-    _check.require(square, OP, "dpatches must be [N, P, C, S, S]", dpatches)
-    fits = height > 0 and width > 0
-    _check.require(fits, OP, "the image must have at least one pixel", str((height, width)))
-    dimage = empty_image(dpatches, height, width)
-    boxes = _boxes(boxes, dpatches, dpatches.shape[1])
-    if not dpatches.numel():
-        return dimage.zero_()
-    n, count, c, size, _ = dpatches.shape
-    order = _layout.memory_format(dimage)
-    flat = dpatches.flatten(0, 1)  # [N·P, C, S, S]
-    flat = dense(OP, "dpatches", flat, flat.device, flat.shape, _triton.DTYPES, order)
+    dpatches, dimage, order = call.dpatches, call.dimage, call.order
+    (n, c, height, width), p, size = dimage.shape, call.boxes.shape[1], dpatches.shape[-1]
     tile = {"BW": _triton.pow2(width, 32), "BC": _triton.pow2(c, 4)}
     tile["BH"] = _triton.pow2(height, _PIXELS // tile["BW"])
     programs = n * _triton.cdiv(height, tile["BH"]) * _triton.cdiv(width, tile["BW"])
     programs *= _triton.cdiv(c, tile["BC"])
     strides = (*_strides(order, c, size * size), *_strides(order, c, height * width))
-    arguments = (flat, boxes, dimage, count, c, height, width, size, *strides)
-    _triton.launch(adjoint_kernel, programs, flat.device, *arguments, **tile)
-    return dimage
+    arguments = (dpatches, call.boxes.float(), dimage, p, c, height, width, size, *strides)
+    _triton.launch(adjoint_kernel, programs, dimage.device, *arguments, **tile)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rwm_fast.ops import _check, _dispatch
+from rwm_fast.ops import _check
 from rwm_fast.ops.masked_l1 import autograd as _autograd
-from rwm_fast.ops.masked_l1 import reference
-
-BACKENDS = ("native", "triton", "reference")
 
 
 def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
@@ -46,28 +43,30 @@ def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> 
     = I_g, a = I_A.
     """
     _validate(hybrid, inside, outside, mask)
-    mask = mask.to(hybrid.dtype) if mask.dtype == torch.bool else mask
-    if _dispatch.in_transform("masked_l1"):
-        return reference.masked_l1(hybrid, inside, outside, mask)
-    tensors = (hybrid, inside, outside, mask)
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return _autograd.masked_l1(*tensors, save)[0]
+    if mask.dtype == torch.bool:
+        mask = mask.to(hybrid.dtype)
+    save = torch.is_grad_enabled() and (
+        hybrid.requires_grad or inside.requires_grad or outside.requires_grad or mask.requires_grad
+    )
+    return _autograd.masked_l1(hybrid, inside, outside, mask, save)[0]
 
 
 def _validate(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> None:
     op = "masked_l1"
     _check.floating(op, "hybrid", hybrid)
-    _check.require(hybrid.ndim == 4, op, "hybrid must be [N, C, H, W]", hybrid)
+    shape, dtype, device = hybrid.shape, hybrid.dtype, hybrid.device
+    if len(shape) != 4:
+        _check.require(False, op, "hybrid must be [N, C, H, W]", hybrid)
     for name, image in (("inside", inside), ("outside", outside)):
         _check.tensor(op, name, image)
-        same = image.shape == hybrid.shape and image.dtype == hybrid.dtype
-        rule = f"{name} must have hybrid's shape, dtype and device ({_check.describe(hybrid)})"
-        _check.require(same and image.device == hybrid.device, op, rule, image)
+        if image.shape != shape or image.dtype != dtype or image.device != device:
+            rule = f"{name} must have hybrid's shape, dtype and device ({_check.describe(hybrid)})"
+            _check.require(False, op, rule, image)
     _check.tensor(op, "mask", mask)
-    n, c, h, w = hybrid.shape
-    rule = f"mask must be [N, 1, H, W] or [N, C, H, W] for images {[n, c, h, w]}"
-    _check.require(tuple(mask.shape) in ((n, 1, h, w), (n, c, h, w)), op, rule, mask)
-    if mask.dtype == torch.bool:
-        _check.require(mask.device == hybrid.device, op, f"mask must be on {hybrid.device}", mask)
-    else:
+    if mask.shape != shape and mask.shape != (shape[0], 1, shape[2], shape[3]):
+        rule = f"mask must be [N, 1, H, W] or [N, C, H, W] for images {list(shape)}"
+        _check.require(False, op, rule, mask)
+    if mask.dtype != torch.bool:
         _check.like(op, "mask", mask, "hybrid", hybrid)
+    elif mask.device != device:
+        _check.require(False, op, f"mask must be on {device}", mask)

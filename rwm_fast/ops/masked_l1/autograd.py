@@ -8,25 +8,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rwm_fast.ops import _dispatch
+from rwm_fast.ops import _dispatch, _memory
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops._registry import register
-from rwm_fast.ops.masked_l1.reference import decode
+from rwm_fast.ops.masked_l1 import reference
+from rwm_fast.ops.masked_l1.call import backward_call, decode, forward_call, mask_backward_call
 
 OP = "masked_l1"
 
 # ---- rwm_fast::masked_l1
 
 
-def _forward(h: Tensor, g: Tensor, a: Tensor, m: Tensor, save: bool) -> tuple[Tensor, Tensor]:
-    return _dispatch.choose(OP, (h, g, a, m)).forward(h, g, a, m, save)
+def _forward(h, g, a, m, save: bool) -> tuple[Tensor, Tensor]:
+    call = forward_call(h, g, a, m, save)
+    backend = _dispatch.choose(OP, call)
+    if h.numel():
+        backend.forward(call)
+    else:
+        call.loss.fill_(float("nan"))
+    return call.loss, h.new_empty(0, dtype=torch.uint8) if call.signs is None else call.signs
 
 
-def _forward_fake(h: Tensor, g: Tensor, a: Tensor, m: Tensor, save: bool) -> tuple[Tensor, Tensor]:
+def _forward_fake(h, g, a, m, save: bool):
     loss = h.new_empty((), dtype=accumulator(h.dtype))
-    return loss, torch.empty_like(h, dtype=torch.uint8) if save else h.new_empty(
-        0, dtype=torch.uint8
-    )
+    return loss, _memory.empty(h, h.shape, torch.uint8, save)
 
 
 def _save_forward(ctx, inputs, output) -> None:
@@ -40,12 +45,18 @@ def _save_forward(ctx, inputs, output) -> None:
 def _forward_derivative(ctx, dloss: Tensor | None, _dsigns):
     m, signs, *images = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    grads = [None, None, None]
-    if any(needs[:3]):
-        out = masked_l1_backward(dloss, signs, m, ctx.dtype, list(needs[:3]))
-        grads = [grad if need else None for grad, need in zip(out, needs[:3], strict=True)]
-    dm = masked_l1_mask_backward(dloss, *images, m) if needs[3] else None
-    return *grads, dm, None
+    dh = dg = da = dm = None
+    if needs[0] or needs[1] or needs[2]:
+        dh, dg, da = masked_l1_backward(dloss, signs, m, ctx.dtype, list(needs[:3]))
+    if needs[3]:
+        dm = masked_l1_mask_backward(dloss, *images, m)
+    return (
+        dh if needs[0] else None,
+        dg if needs[1] else None,
+        da if needs[2] else None,
+        dm,
+        None,
+    )
 
 
 masked_l1 = register(
@@ -55,20 +66,27 @@ masked_l1 = register(
     _forward_fake,
     backward=_forward_derivative,
     setup_context=_save_forward,
+    truth=lambda h, g, a, m, save: (reference.masked_l1(h, g, a, m), None),
 )
 
 # ---- rwm_fast::masked_l1_backward
 
 
-def _backward(dloss: Tensor, signs: Tensor, m: Tensor, dtype: torch.dtype, needs: list[bool]):
-    return _dispatch.choose(OP, (signs, m, dloss)).backward(dloss, signs, m, dtype, needs)
-
-
-def _backward_fake(dloss: Tensor, signs: Tensor, m: Tensor, dtype: torch.dtype, needs: list[bool]):
-    return tuple(
-        torch.empty_like(signs, dtype=dtype) if need else signs.new_empty(0, dtype=dtype)
-        for need in needs
+def _backward(dloss, signs, m, dtype, needs) -> tuple[Tensor, ...]:
+    call = backward_call(dloss, signs, m, dtype, needs)
+    backend = _dispatch.choose(OP, call)
+    if signs.numel() and (needs[0] or needs[1] or needs[2]):
+        backend.backward(call)
+    dh, dg, da = call.grads
+    return (
+        signs.new_empty(0, dtype=dtype) if dh is None else dh,
+        signs.new_empty(0, dtype=dtype) if dg is None else dg,
+        signs.new_empty(0, dtype=dtype) if da is None else da,
     )
+
+
+def _backward_fake(dloss, signs, m, dtype, needs):
+    return tuple(_memory.empty(signs, signs.shape, dtype, need) for need in needs)
 
 
 def _save_backward(ctx, inputs, output) -> None:
@@ -105,12 +123,18 @@ masked_l1_backward = register(
 # ---- rwm_fast::masked_l1_mask_backward
 
 
-def _mask_backward(dloss: Tensor, h: Tensor, g: Tensor, a: Tensor, m: Tensor) -> Tensor:
-    return _dispatch.choose(OP, (h, g, a, m)).mask_backward(dloss, h, g, a, m)
+def _mask_backward(dloss, h, g, a, m) -> Tensor:
+    call = mask_backward_call(dloss, h, g, a, m)
+    backend = _dispatch.choose(OP, call)
+    if h.numel():
+        backend.mask_backward(call)
+    else:
+        call.dmask.zero_()
+    return call.dmask
 
 
-def _mask_backward_fake(dloss: Tensor, h: Tensor, g: Tensor, a: Tensor, m: Tensor) -> Tensor:
-    return torch.empty_like(m)
+def _mask_backward_fake(dloss, h, g, a, m):
+    return _memory.empty(h, m.shape, m.dtype)
 
 
 def _save_mask_backward(ctx, inputs, output) -> None:

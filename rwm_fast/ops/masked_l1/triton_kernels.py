@@ -7,19 +7,16 @@ of the images' own shape is N = C = 1; in channels_last the images are one row o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rwm_fast.ops import _check, _layout, _triton
-from rwm_fast.ops._check import accumulator
-from rwm_fast.ops._cuda import dense
+from rwm_fast.ops import _triton
+from rwm_fast.ops._backend import Call
 from rwm_fast.ops._triton_jit import sign_
+from rwm_fast.ops.masked_l1.call import Backward, Forward, MaskBackward, extents
 
-OP = "masked_l1"
 _BLOCK = 1024  # spots a program looks at together: 16 bytes a thread in half precision
 _MAX_PROGRAMS = 4096  # of the forward pass; one partial sum each
 
@@ -48,7 +45,7 @@ def load_(pointer, at, here):
 @triton.jit
 def forward_kernel(h, g, a, m, signs, partials, blocks, channels, spots, SHARE: tl.constexpr,
                    BLOCK: tl.constexpr):  # fmt: skip
-    """partials[program] = the terms of every so many-th block; signs as `reference.encode`."""
+    """partials[program] = the terms of every so many-th block; signs as `call.encode`."""
     program = tl.program_id(0)
     total = tl.zeros((BLOCK,), tl.float32)
     for block in range(program, blocks, tl.num_programs(0)):
@@ -117,99 +114,44 @@ def mask_backward_kernel(dloss, h, g, a, m, dm, channels, spots, channel_stride,
 # ---- the backend
 
 
-def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
+def supports(call: Call) -> str | None:
     """Any layout, in half precision or float32."""
-    return _triton.supports(tensors)
+    return _triton.supports(call)
 
 
-def _images(order: torch.memory_format, **images: Tensor) -> list[Tensor]:
-    """Three images of one shape, dtype and device."""
-    first = images["hybrid"]
-    _check.require(first.ndim == 4, OP, "hybrid must be [N, C, H, W]", first)
-    about = (first.device, first.shape, _triton.DTYPES, order)
-    rule = f"the images must be {str(first.dtype).removeprefix('torch.')}"
-    for x in images.values():
-        _check.require(x.dtype == first.dtype, OP, rule, x)
-    return [dense(OP, name, x, *about) for name, x in images.items()]
-
-
-def _mask(mask: Tensor, like: Tensor, dtype: torch.dtype, order: torch.memory_format) -> Tensor:
-    """The mask beside images of one dtype: [N, 1, H, W] or [N, C, H, W]."""
-    _check.tensor(OP, "mask", mask)
-    n, c, h, w = like.shape
-    shape = (n, 1 if mask.ndim == 4 and mask.shape[1] == 1 else c, h, w)
-    return dense(OP, "mask", mask, like.device, shape, (dtype, torch.float32), order)
-
-
-def _shape(like: Tensor, mask: Tensor, order: torch.memory_format) -> tuple[int, int, int, int]:
+def _extents(images: Tensor, mask: Tensor, order: torch.memory_format) -> tuple[int, int, int, int]:
     """Images, channels and spots as the kernels see them, and neighbours with one mask value."""
-    n, c, h, w = like.shape
-    if mask.shape[1] == c:
-        return 1, 1, like.numel(), 1
-    return (1, 1, like.numel(), c) if order is torch.channels_last else (n, c, h * w, 1)
+    n, c, spots, last = extents(images, mask, order)
+    return (1, 1, images.numel(), c) if last else (n, c, spots, 1)
 
 
-def forward(
-    hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor, save: bool
-) -> tuple[Tensor, Tensor]:
+def forward(call: Forward) -> None:
     """The loss, and the signs if asked for, in one pass; a second launch adds up partial sums."""
-    _check.floating(OP, "hybrid", hybrid)
-    order = _layout.memory_format(hybrid)
-    h, g, a = _images(order, hybrid=hybrid, inside=inside, outside=outside)
-    m = _mask(mask, h, h.dtype, order)
-    signs = _layout.empty(hybrid, h.shape if save else (0,), torch.uint8)
-    if not h.numel():
-        return h.new_full((), float("nan"), dtype=torch.float32), signs
-    images, channels, spots, share = _shape(h, m, order)
+    h = call.hybrid
+    images, channels, spots, share = _extents(h, call.mask, call.order)
     blocks = images * _triton.cdiv(spots, _BLOCK)
     programs = min(blocks, _MAX_PROGRAMS)
-    partials = h.new_empty(programs, dtype=torch.float32)
-    loss = h.new_empty((), dtype=torch.float32)
-    arguments = (h, g, a, m, signs if save else None, partials, blocks, channels, spots)
+    partials = call.loss.new_empty(programs)
+    arguments = (*call[:4], call.signs, partials, blocks, channels, spots)
     _triton.launch(forward_kernel, programs, h.device, *arguments, SHARE=share, BLOCK=_BLOCK)
-    arguments = (partials, loss, programs, h.numel())
-    _triton.launch(mean_kernel, 1, h.device, *arguments, BLOCK=_BLOCK)
-    return loss, signs
+    loss, size = call.loss, h.numel()
+    _triton.launch(mean_kernel, 1, h.device, partials, loss, programs, size, BLOCK=_BLOCK)
 
 
-def backward(
-    dloss: Tensor, signs: Tensor, mask: Tensor, dtype: torch.dtype, needs: Sequence[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients that are needed; the others are empty."""
-    _check.tensor(OP, "signs", signs)
-    _check.require(signs.ndim == 4, OP, "signs must be [N, C, H, W]", signs)
-    _check.require(dtype in _triton.DTYPES, OP, "dtype must not be float64", str(dtype))
-    _check.require(len(needs) == 3, OP, "needs must be three truth values", str(needs))
-    order = _layout.memory_format(signs)
-    grads = [_layout.empty(signs, signs.shape if need else (0,), dtype) for need in needs]
-    s = dense(OP, "signs", signs, signs.device, signs.shape, (torch.uint8,), order)
-    m = _mask(mask, s, dtype, order)
-    dloss = dense(OP, "dloss", dloss, s.device, (), (accumulator(dtype),))
-    if s.numel() and any(needs):
-        images, channels, spots, share = _shape(s, m, order)
-        wanted = [grad if need else None for grad, need in zip(grads, needs, strict=True)]
-        arguments = (dloss, s, m, *wanted, channels, spots, s.numel())
-        programs = images * _triton.cdiv(spots, _BLOCK)
-        _triton.launch(backward_kernel, programs, s.device, *arguments, SHARE=share, BLOCK=_BLOCK)
-    return tuple(grads)
+def backward(call: Backward) -> None:
+    """The images' gradients that are wanted, in one pass."""
+    signs = call.signs
+    images, channels, spots, share = _extents(signs, call.mask, call.order)
+    arguments = (call.dloss, signs, call.mask, *call.grads, channels, spots, signs.numel())
+    programs = images * _triton.cdiv(spots, _BLOCK)
+    _triton.launch(backward_kernel, programs, signs.device, *arguments, SHARE=share, BLOCK=_BLOCK)
 
 
-def mask_backward(
-    dloss: Tensor, hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor
-) -> Tensor:
+def mask_backward(call: MaskBackward) -> None:
     """The mask's gradient, summed over the channels that share it."""
-    _check.floating(OP, "hybrid", hybrid)
-    order = _layout.memory_format(hybrid)
-    h, g, a = _images(order, hybrid=hybrid, inside=inside, outside=outside)
-    m = _mask(mask, h, h.dtype, order)
-    dloss = dense(OP, "dloss", dloss, h.device, (), (accumulator(h.dtype),))
-    dm = torch.empty_like(m)
-    if h.numel():
-        images, channels, spots, share = _shape(h, m, order)
-        strides = (spots, 1)
-        if share > 1:  # channels_last: the sum walks over neighbours
-            channels, spots, strides = share, spots // share, (1, share)
-        arguments = (dloss, h, g, a, m, dm, channels, spots, *strides, h.numel())
-        programs = images * _triton.cdiv(spots, _BLOCK)
-        _triton.launch(mask_backward_kernel, programs, h.device, *arguments, BLOCK=_BLOCK)
-    return dm
+    h = call.hybrid
+    images, channels, spots, last = extents(h, call.mask, call.order)
+    strides = (1, channels) if last else (spots, 1)
+    arguments = (*call[:6], channels, spots, *strides, h.numel())
+    programs = images * _triton.cdiv(spots, _BLOCK)
+    _triton.launch(mask_backward_kernel, programs, h.device, *arguments, BLOCK=_BLOCK)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rwm_fast.ops import _check, _dispatch
+from rwm_fast.ops import _check
 from rwm_fast.ops._check import accumulator
-from rwm_fast.ops.bias_act import check_activation, check_bias
 from rwm_fast.ops.modulated_conv2d import autograd as _autograd
-from rwm_fast.ops.modulated_conv2d import reference
-from rwm_fast.ops.modulated_conv2d._choice import prefer  # noqa: F401  asked by _dispatch
-from rwm_fast.ops.modulated_conv2d._geometry import Settings, plan, sizes
-from rwm_fast.ops.upfirdn2d import check_filter, parse_padding
+from rwm_fast.ops.modulated_conv2d.geometry import geometry, prepared
 
-BACKENDS = ("native", "triton", "reference")
 OP = "modulated_conv2d"
 
 
@@ -115,34 +111,30 @@ def modulated_conv2d(
     Source: weight demodulation of StyleGAN2 (Karras et al., CVPR 2020, arXiv 1912.04958, section
     2.2), regrouped as scales before and after a shared convolution.
     """
-    _check_tensors(x, weight, styles, regions, resample_filter)
+    _check_tensors(x, weight, styles, regions)
+    taps = _check.taps(OP, "resample_filter", resample_filter, x)
     _check_numbers(up, down, eps)
-    check_activation(OP, activation, negative_slope, gain, clamp)
-    check_bias(OP, bias, x, weight.shape[0])
-    settings = Settings(
-        up, down, parse_padding(OP, padding), bool(demodulate), bool(flip_weight),
-        activation, negative_slope, gain, clamp, eps,
-    )  # fmt: skip
-    chain = sizes(plan(settings, weight, resample_filter), weight, resample_filter, *x.shape[2:])
-    size = chain[-1]
+    _check.activation(OP, activation, negative_slope, gain, clamp)
+    _check.bias(OP, bias, x, weight.shape[0])
+    borders = tuple(_check.padding(OP, padding))
+    # what torch.compile traces must not pass a cache
+    passes = geometry if torch.compiler.is_compiling() else prepared
+    shape, kernel = x.shape, weight.shape
+    about = ((kernel[2], kernel[3]), taps, (shape[2], shape[3]))
+    size = passes(up, down, borders, *about).chain[-1]
     if not min(size) > 0:
         _check.require(False, OP, "padding must leave at least one pixel", str(padding))
     noise = _as_map(noise, x, size)
     strength = None if noise is None else _as_scalar(noise_strength, x)
-    tensors = (
-        x,
-        weight,
+    return _autograd.modulated_conv2d(
+        x, weight,
         styles[:, None] if styles.ndim == 2 else styles,  # [N, K, I]
-        _resampled(regions, x, x.shape[2:]),
-        _resampled(regions, x, size) if demodulate else None,
-        noise,
-        strength,
-        bias,
-        resample_filter,
-    )
-    if _dispatch.in_transform(OP):
-        return reference.modulated_conv2d(*tensors, settings)
-    return _autograd.modulated_conv2d(*tensors, *settings)
+        None if regions is None else _resampled(regions, x, x.shape[2:]),
+        None if regions is None or not demodulate else _resampled(regions, x, size),
+        noise, strength, bias, resample_filter,
+        up, down, borders, bool(demodulate), bool(flip_weight),
+        activation, negative_slope, gain, clamp, eps,
+    )  # fmt: skip
 
 
 def _check_tensors(
@@ -150,23 +142,25 @@ def _check_tensors(
     weight: Tensor,
     styles: Tensor,
     regions: Tensor | None,
-    resample_filter: Tensor | None,
 ) -> None:
     _check.floating(OP, "x", x)
-    _check.require(x.ndim == 4, OP, "x must be [N, I, H, W]", x)
+    if x.ndim != 4:
+        _check.require(False, OP, "x must be [N, I, H, W]", x)
+    if x.shape[2] == 0 or x.shape[3] == 0:
+        _check.require(False, OP, "x must have at least one pixel", x)
     n, i = x.shape[:2]
-    for name, value in (("weight", weight), ("styles", styles)):
-        _check.tensor(OP, name, value)
-        _check.like(OP, name, value, "x", x)
-    fits = weight.ndim == 4 and weight.shape[1] == i and weight.numel() > 0
-    _check.require(fits, OP, f"weight must be [O, {i}, kh, kw] for x {list(x.shape)}", weight)
-    if regions is None:
-        fits = tuple(styles.shape) in ((n, i), (n, 1, i))
-        rule = f"styles must be [{n}, {i}] for x {list(x.shape)} ([N, K, I] goes with regions)"
-        _check.require(fits, OP, rule, styles)
-    else:
+    _check.tensor(OP, "weight", weight)
+    _check.like(OP, "weight", weight, "x", x)
+    _check.tensor(OP, "styles", styles)
+    _check.like(OP, "styles", styles, "x", x)
+    if not (weight.ndim == 4 and weight.shape[1] == i and weight.numel() > 0):
+        rule = f"weight must be [O, {i}, kh, kw] for x {list(x.shape)}"
+        _check.require(False, OP, rule, weight)
+    if regions is not None:
         _check_regions(x, styles, regions)
-    check_filter(OP, "resample_filter", resample_filter, x)
+    elif tuple(styles.shape) not in ((n, i), (n, 1, i)):
+        rule = f"styles must be [{n}, {i}] for x {list(x.shape)} ([N, K, I] goes with regions)"
+        _check.require(False, OP, rule, styles)
 
 
 def _check_regions(x: Tensor, styles: Tensor, regions: Tensor) -> None:
@@ -185,15 +179,14 @@ def _check_regions(x: Tensor, styles: Tensor, regions: Tensor) -> None:
 
 def _check_numbers(up: int, down: int, eps: float) -> None:
     for name, value in (("up", up), ("down", down)):
-        fits = isinstance(value, int) and value >= 1
-        _check.require(fits, OP, f"{name} must be a whole number of at least 1", value)
-    _check.require(0 <= eps < math.inf, OP, "eps must be at least 0", eps)
+        if not (isinstance(value, int) and value >= 1):
+            _check.require(False, OP, f"{name} must be a whole number of at least 1", value)
+    if not 0 <= eps < math.inf:
+        _check.require(False, OP, "eps must be at least 0", eps)
 
 
-def _resampled(regions: Tensor | None, x: Tensor, size: Sequence[int]) -> Tensor | None:
+def _resampled(regions: Tensor, x: Tensor, size: Any) -> Tensor:
     """Regions at another size, by area averaging."""
-    if regions is None:
-        return None
     if regions.dtype == torch.bool:
         regions = regions.to(accumulator(x.dtype))
     same = tuple(regions.shape[2:]) == tuple(size)
@@ -206,9 +199,9 @@ def _as_map(noise: Tensor | None, x: Tensor, size: Sequence[int]) -> Tensor | No
         return None
     _check.tensor(OP, "noise", noise)
     n, (h, w) = x.shape[0], size
-    fits = tuple(noise.shape) in ((n, 1, h, w), (1, 1, h, w), (h, w))
-    rule = f"noise must be [{n}, 1, {h}, {w}], [1, 1, {h}, {w}] or [{h}, {w}]"
-    _check.require(fits, OP, rule, noise)
+    if tuple(noise.shape) not in ((n, 1, h, w), (1, 1, h, w), (h, w)):
+        rule = f"noise must be [{n}, 1, {h}, {w}], [1, 1, {h}, {w}] or [{h}, {w}]"
+        _check.require(False, OP, rule, noise)
     _check.like(OP, "noise", noise, "x", x)
     return noise if noise.ndim == 4 else noise[None, None]
 

@@ -1,29 +1,32 @@
 """The registered operators behind modulated_conv2d and their derivatives; knows no backend.
 
 The first derivative is a registered operator, served by the same backend. Its own derivative is
-torch's derivative of `formula.backward`, for every backend, to any order; where the layer is linear
-but for the activation's slopes it is made of the same two operators (`_linear_derivative`).
+torch's derivative of the eager backend's passes, for every backend, to any order; where the layer
+is linear but for the activation's slopes it is made of the same two operators
+(`_linear_derivative`).
 """
 
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rwm_fast.ops import _dispatch, _layout
-from rwm_fast.ops._registry import needed, register
+from rwm_fast.ops import _check, _dispatch, _memory
+from rwm_fast.ops._registry import needed, nothing_else, register
 from rwm_fast.ops.bias_act.autograd import bias_act_backward
 from rwm_fast.ops.bias_act.reference import along_channels
-from rwm_fast.ops.modulated_conv2d import formula
-from rwm_fast.ops.modulated_conv2d._geometry import Settings, plan, sizes
+from rwm_fast.ops.modulated_conv2d import eager, layer, reference
+from rwm_fast.ops.modulated_conv2d.geometry import Settings, geometry
+from rwm_fast.ops.modulated_conv2d.layer import OP, Needs
+from rwm_fast.ops.upfirdn2d.geometry import filter_size
 
-OP = "modulated_conv2d"
-INPUT_NAMES = (
-    "x", "weight", "styles", "regions_in", "regions_out", "noise", "noise_strength", "bias",
-)  # fmt: skip
+INPUT_NAMES = Needs._fields
 INPUTS = len(INPUT_NAMES)
+# Its tensors travel as one tuple, which type checkers do not follow.
+layer_of: Any = layer.layer_of
 COSTLY = (1, 2)  # gradients worth leaving out where x's alone is asked for: weight and styles
 
 _TENSORS = (
@@ -38,15 +41,21 @@ _SETTINGS = (
 # ---- rwm_fast::modulated_conv2d
 
 
-def _forward(*arguments):
-    tensors, settings = arguments[: INPUTS + 1], Settings(*arguments[INPUTS + 1 :])
-    return _dispatch.choose(OP, tensors, settings=settings).forward(*tensors, settings)
+def _prepare(*arguments):
+    prepared = layer_of(*arguments[: INPUTS + 1], Settings(*arguments[INPUTS + 1 :]))
+    prepared.result_order = _memory.memory_format(arguments[0])
+    return prepared
+
+
+def _forward(prepared):
+    return layer.forward(_dispatch.choose(OP, prepared), prepared)
 
 
 def _forward_fake(x, weight, *arguments):
     filter, settings = arguments[INPUTS - 2], Settings(*arguments[INPUTS - 1 :])
-    size = sizes(plan(settings, weight, filter), weight, filter, *x.shape[2:])[-1]
-    return _layout.empty(x, (x.shape[0], weight.shape[0], *size))
+    shape = (weight.shape[2:], filter_size(filter), tuple(x.shape[2:]))
+    size = geometry(*settings[:3], *shape).chain[-1]
+    return _memory.empty(x, (x.shape[0], weight.shape[0], *size))
 
 
 def _save_forward(ctx, inputs, output) -> None:
@@ -55,8 +64,18 @@ def _save_forward(ctx, inputs, output) -> None:
 
 
 def _forward_derivative(ctx, dy: Tensor):
+    """The gradients, straight from the layer that the forward pass prepared where that will do."""
     needs = needed(ctx, INPUTS, costly=COSTLY)
-    grads = modulated_conv2d_backward(dy, *ctx.saved_tensors, *ctx.settings, needs)
+    y, *tensors = ctx.saved_tensors
+    prepared = getattr(ctx, "call", None)
+    ctx.call = None  # not kept longer than the saved tensors are
+    if nothing_else(dy):
+        if prepared is None:
+            x, *rest = tensors
+            prepared = layer_of(x, *rest, settings=Settings(*ctx.settings))
+        grads = _gradients(prepared, dy, y, tensors, Needs(*needs))
+    else:
+        grads = modulated_conv2d_backward(dy, y, *tensors, *ctx.settings, needs)
     grads = [g if need else None for g, need in zip(grads, needs, strict=True)]
     return *grads, None, *[None] * len(ctx.settings)
 
@@ -67,6 +86,8 @@ modulated_conv2d = register(
     _forward_fake,
     backward=_forward_derivative,
     setup_context=_save_forward,
+    truth=reference.modulated_conv2d,
+    prepare=_prepare,
 )
 
 # ---- rwm_fast::modulated_conv2d_backward
@@ -78,16 +99,54 @@ def _split(arguments):
 
 
 def _backward(*arguments):
-    tensors, settings, needs = _split(arguments)
-    backend = _dispatch.choose(OP, tensors[2:], settings=settings)
-    return backend.backward(*tensors, settings, needs)
+    (dy, y, *tensors), settings, needs = _split(arguments)
+    prepared, needs = layer_of(*tensors, settings), _asked(tensors, needs)
+    grads = _gradients(prepared, dy, y, tensors, needs)
+    return tuple(
+        tensors[0].new_empty(0, dtype=None if t is None else t.dtype) if g is None else g
+        for g, t in zip(grads, tensors, strict=False)
+    )
+
+
+def _gradients(prepared, dy, y, tensors, needs: Needs) -> list[Tensor | None]:
+    """Those that are needed, each in its argument's dtype, shape and memory format."""
+    backend = _dispatch.choose(OP, prepared)
+    if (needs.regions_in or needs.regions_out) and not backend.GRADIENTS_OF_REGIONS:
+        backend = eager  # regions are not learned: no kernels for their gradients
+    empty = not tensors[0].numel()
+    grads: list[Tensor | None] = (
+        [None] * INPUTS if empty else layer.backward(backend, prepared, dy, y, needs)
+    )
+    for i, need in enumerate(needs):
+        grads[i] = _like(grads[i], tensors[i]) if need else None
+    return grads
+
+
+def _asked(tensors, needs) -> Needs:
+    """Raise unless every gradient that is asked for is of an argument that is there."""
+    there = [t is not None for t in tensors[:INPUTS]]
+    there[6] = there[6] and there[5]  # the noise's strength
+    fits = len(needs) == INPUTS and not any(n and not t for n, t in zip(needs, there, strict=True))
+    _check.require(fits, OP, "gradients are of arguments that are there", str(needs))
+    return Needs(*needs)
+
+
+def _like(g: Tensor | None, t: Tensor) -> Tensor:
+    """A gradient in its argument's dtype, shape and memory format; zeros where none arrived."""
+    if g is None:
+        return torch.zeros_like(t)
+    if g.dtype != t.dtype or g.shape != t.shape:
+        g = g.to(t.dtype).reshape(t.shape)
+    if g.ndim != 4:
+        return g.contiguous()
+    return g.contiguous(memory_format=_memory.memory_format(t))
 
 
 def _backward_fake(*arguments):
     tensors, _, needs = _split(arguments)
     x = tensors[2]
     return tuple(
-        _layout.empty(t, t.shape)
+        _memory.empty(t, t.shape)
         if need
         else x.new_empty(0, dtype=x.dtype if t is None else t.dtype)
         for t, need in zip(tensors[2 : INPUTS + 2], needs, strict=True)
@@ -100,10 +159,10 @@ def _save_backward(ctx, inputs, output) -> None:
 
 
 def _backward_derivative(ctx, *cotangents: Tensor | None):
-    """Torch's derivative of the formula; with a graph of its own if a further order is asked."""
+    """Torch's derivative of the passes; with a graph of its own if a further order is asked."""
     further = torch.is_grad_enabled()
     wanted = needed(ctx, INPUTS + 2)
-    cotangents = [u if u is not None and u.numel() else None for u in cotangents]
+    cotangents = tuple(u if u is not None and u.numel() else None for u in cotangents)
     if _is_linear(ctx, wanted, cotangents):
         answer = _linear_derivative(ctx, wanted, cotangents)
         return *answer, None, *[None] * len(Settings._fields), None
@@ -112,15 +171,20 @@ def _backward_derivative(ctx, *cotangents: Tensor | None):
     needs = [n and u is not None for n, u in zip(ctx.needs, cotangents, strict=True)]
     with torch.enable_grad(), _without_autocast(ctx.saved_tensors[0].device.type):
         # new names for the tensors: the derivative must stop here and not run on into y's history
+        inputs: list[Any]
         *inputs, filter = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
-        outputs = formula.backward(*inputs, filter, ctx.settings, needs)
+        dy, y, *tensors = inputs
+        order = _memory.memory_format(tensors[0])
+        x, *rest = tensors
+        plain = layer_of(x, *rest, filter, settings=ctx.settings, order=order)
+        outputs = layer.backward(eager, plain, dy, y, Needs(*needs), recover=False)
         pairs = [
             (o, u)
             for o, u in zip(outputs, cotangents, strict=True)
             if o is not None and u is not None and o.requires_grad
         ]
         sources = [t for t, want in zip(inputs, wanted, strict=True) if want]
-        grads = [None] * len(sources)
+        grads: Any = [None] * len(sources)
         if pairs and sources:
             outs, us = zip(*pairs, strict=True)
             grads = torch.autograd.grad(outs, sources, us, create_graph=further, allow_unused=True)
@@ -168,7 +232,7 @@ def _linear_derivative(ctx, wanted, cotangents) -> list[Tensor | None]:
 
     answer: list[Tensor | None] = [None] * (INPUTS + 2)
     if wanted[0]:
-        parts = [
+        parts: list[Any] = [
             None if p is None else modulated_conv2d(p, weight, *rest, *linear),
             None if q is None else modulated_conv2d(x, q, *rest, *linear),
             None if r is None else along_channels(r, 4).to(dy.dtype).expand_as(dy),

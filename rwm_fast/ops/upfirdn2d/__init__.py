@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from rwm_fast.ops import _check, _dispatch
+from rwm_fast.ops import _check
 from rwm_fast.ops.upfirdn2d import autograd as _autograd
-from rwm_fast.ops.upfirdn2d import reference
-
-BACKENDS = ("native", "triton", "reference")
+from rwm_fast.ops.upfirdn2d.geometry import filter_size, output_size
 
 
 def upfirdn2d(
@@ -68,45 +65,14 @@ def upfirdn2d(
     """
     op = "upfirdn2d"
     _check.floating(op, "x", x)
-    _check.require(x.ndim == 4, op, "x must be [N, C, H, W]", x)
-    check_filter(op, "filter", filter, x)
-    up, down = pair(op, "up", up), pair(op, "down", down)
-    padding = parse_padding(op, padding)
-    size = reference.output_size(*x.shape[2:], filter, up, down, padding)
-    rule = "the padded image must be at least as large as the filter"
-    _check.require(size[0] > 0 and size[1] > 0, op, rule, x)
-    if _dispatch.in_transform(op):
-        return reference.upfirdn2d(x, filter, up, down, padding, flip_filter, gain)
+    shape = x.shape
+    if len(shape) != 4:
+        _check.require(False, op, "x must be [N, C, H, W]", x)
+    _check.taps(op, "filter", filter, x)
+    up, down = _check.pair(op, "up", up), _check.pair(op, "down", down)
+    padding = _check.padding(op, padding)
+    h, w = output_size(shape[2], shape[3], filter_size(filter), up, down, padding)
+    if h < 1 or w < 1:
+        rule = "the padded image must be at least as large as the filter"
+        _check.require(False, op, rule, x)
     return _autograd.upfirdn2d(x, filter, up, down, padding, flip_filter, gain)
-
-
-def check_filter(op: str, name: str, filter: Tensor | None, x: Tensor) -> None:
-    """Raise unless the filter is None or taps on x's device that ask for no gradient."""
-    if filter is None:
-        return
-    _check.floating(op, name, filter)
-    shaped = filter.ndim in (1, 2) and filter.numel() > 0
-    _check.require(shaped, op, f"{name} must be [F] or [FH, FW] with at least one tap", filter)
-    _check.require(filter.device == x.device, op, f"{name} must be on {x.device}", filter)
-    rule = f"{name} must not require a gradient: the operator gives none for it"
-    _check.require(not filter.requires_grad, op, rule, filter)
-
-
-def pair(op: str, name: str, value: int | Sequence[int]) -> list[int]:
-    """A factor along x and along y."""
-    values = list(value) if isinstance(value, Sequence) else [value, value]
-    fits = len(values) == 2 and all(isinstance(v, int) and v >= 1 for v in values)
-    if not fits:  # said only when needed: a traced number has no text
-        _check.require(False, op, f"{name} must be one or two numbers of at least 1", str(value))
-    return values
-
-
-def parse_padding(op: str, padding: int | Sequence[int]) -> list[int]:
-    """Padding as [x before, x after, y before, y after]."""
-    values = list(padding) if isinstance(padding, Sequence) else [padding] * 4
-    if len(values) == 2:
-        values = [values[0], values[0], values[1], values[1]]
-    fits = len(values) == 4 and all(isinstance(v, (int, torch.SymInt)) for v in values)
-    if not fits:
-        _check.require(False, op, "padding must be 1, 2 or 4 whole numbers", str(padding))
-    return values

@@ -1,4 +1,4 @@
-"""The truth for upfirdn2d, in plain torch, and the raw function of the reference backend.
+"""The truth for upfirdn2d, in plain torch.
 
 Both resamplings are one depthwise convolution over all channels: with a stride for `down`,
 transposed for `up`, so that no zero is ever multiplied and no channel is folded into the batch.
@@ -8,16 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from rwm_fast.ops._layout import memory_format
-
-
-def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
-    """Any device, any dtype, any layout."""
-    return None
 
 
 def upfirdn2d(
@@ -36,21 +28,6 @@ def upfirdn2d(
     return _convolve_upsampled(x, kernel, up, padding)[:, :, :: down[1], :: down[0]]
 
 
-def forward(
-    x: Tensor,
-    filter: Tensor | None,
-    up: Sequence[int],
-    down: Sequence[int],
-    padding: Sequence[int],
-    flip_filter: bool,
-    gain: float,
-) -> Tensor:
-    """The same in channels_last, where depthwise convolutions are several times faster."""
-    z = x.contiguous(memory_format=torch.channels_last)
-    y = upfirdn2d(z, filter, up, down, padding, flip_filter, gain)
-    return y.contiguous(memory_format=memory_format(x))
-
-
 def taps(filter: Tensor | None, x: Tensor, flip_filter: bool, gain: float) -> Tensor:
     """The filter as a 2-D correlation kernel of x's dtype: a 1-D filter f stands for f ⊗ f."""
     if filter is None:
@@ -58,28 +35,6 @@ def taps(filter: Tensor | None, x: Tensor, flip_filter: bool, gain: float) -> Te
     kernel = filter.outer(filter) if filter.ndim == 1 else filter
     kernel = kernel if flip_filter else kernel.flip((0, 1))
     return (kernel * gain).to(x.dtype)
-
-
-def output_size(
-    height: int,
-    width: int,
-    filter: Tensor | None,
-    up: Sequence[int],
-    down: Sequence[int],
-    padding: Sequence[int],
-) -> tuple[int, int]:
-    """Height and width of the result."""
-    fh, fw = filter_size(filter)
-    px0, px1, py0, py1 = padding
-    return (
-        (height * up[1] + py0 + py1 - fh) // down[1] + 1,
-        (width * up[0] + px0 + px1 - fw) // down[0] + 1,
-    )
-
-
-def filter_size(filter: Tensor | None) -> tuple[int, int]:
-    """Taps along y and along x."""
-    return (1, 1) if filter is None else (filter.shape[0], filter.shape[-1])
 
 
 def _convolve(x: Tensor, kernel: Tensor, down: Sequence[int]) -> Tensor:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from rwm_fast.ops import _check, _layout, _triton
-from rwm_fast.ops._cuda import dense
-from rwm_fast.ops.upfirdn2d.reference import filter_size, output_size
+from rwm_fast.ops import _backend, _triton
+from rwm_fast.ops._memory import LAST
+from rwm_fast.ops.upfirdn2d.call import Call
+from rwm_fast.ops.upfirdn2d.geometry import filter_size
 
-OP = "upfirdn2d"
 _TILE = {True: 2048, False: 1024}  # elements of a program; many channels share an address
 _CHANNELS = 32  # most of them in a tile: a larger area of pixels has less of an edge to read twice
 _UNROLLED = 8  # most taps along x for which the loop is unrolled
@@ -121,9 +117,9 @@ def filter_kernel(x, taps, y, rows, height, width, out_height, out_width, channe
 # ---- the backend
 
 
-def supports(tensors: Sequence[Tensor | None], **facts: object) -> str | None:
+def supports(call: _backend.Call) -> str | None:
     """Any layout, factor and filter, for images in half precision or float32."""
-    return _triton.supports(tensors[:1])  # the filter may have any dtype
+    return _triton.supports(call)
 
 
 def _tiles(rows: int, width: int, channels: int) -> tuple[int, dict[str, int]]:
@@ -136,49 +132,29 @@ def _tiles(rows: int, width: int, channels: int) -> tuple[int, dict[str, int]]:
     return programs, {"BH": high, "BW": wide, "BC": block}
 
 
-def forward(
-    x: Tensor,  # [N, C, H, W]
-    filter: Tensor | None,  # [fw] or [fh, fw]
-    up: Sequence[int],  # x, y
-    down: Sequence[int],
-    padding: Sequence[int],  # x before, x after, y before, y after
-    flip_filter: bool,
-    gain: float,
-) -> Tensor:
-    """Upsample with zeros, pad or crop, filter, keep every down-th, in x's memory format."""
-    _check.floating(OP, "x", x)
-    _check.require(x.ndim == 4, OP, "x must be [N, C, H, W]", x)
-    size = output_size(*x.shape[2:], filter, up, down, padding)
-    rule = "the padded image must be at least as large as the filter"
-    _check.require(min(size) > 0 and min(*up, *down) > 0, OP, rule, x)
-    order = _layout.memory_format(x)
-    y = _layout.empty(x, (*x.shape[:2], *size))
-    x = dense(OP, "x", x, x.device, x.shape, _triton.DTYPES, order)
-    taps = filter
-    if taps is not None:
-        taps = dense(OP, "filter", filter, x.device, filter.shape, _check.FLOATS)
-    if y.numel():
-        n, c = x.shape[:2]
-        images, channels = (n, c) if order is torch.channels_last else (n * c, 1)
-        rows = images * size[0]
-        programs, tiles = _tiles(rows, size[1], channels)
-        fh, fw = filter_size(filter)
-        pads = padding[0], padding[2]
-        lifts = [_triton.cdiv(max(pad, 0), factor) for pad, factor in zip(pads, up, strict=True)]
-        _triton.launch(
-            filter_kernel,
-            programs,
-            x.device,
-            *(x, taps, y, rows, *x.shape[2:], *size, channels, *pads, *lifts, float(gain)),
-            UP_X=up[0],
-            UP_Y=up[1],
-            DOWN_X=down[0],
-            DOWN_Y=down[1],
-            FW=fw,
-            FH=fh,
-            FLIP=flip_filter,
-            OUTER=filter is not None and filter.ndim == 1,
-            UNROLL=_triton.cdiv(fw, up[0]) <= _UNROLLED,
-            **tiles,
-        )
-    return y
+def forward(call: Call) -> None:
+    """Upsample with zeros, pad or crop, filter, keep every down-th."""
+    x, taps, y, up, down, padding, flip, gain, order, device, _ = call
+    n, c, height, width = x.shape
+    images, channels = (n, c) if order is LAST else (n * c, 1)
+    size, (fh, fw) = y.shape[2:], filter_size(taps)
+    rows = images * size[0]
+    programs, tiles = _tiles(rows, size[1], channels)
+    pads = padding[0], padding[2]
+    lifts = [_triton.cdiv(max(pad, 0), factor) for pad, factor in zip(pads, up, strict=True)]
+    _triton.launch(
+        filter_kernel,
+        programs,
+        device,
+        *(x, taps, y, rows, height, width, *size, channels, *pads, *lifts, float(gain)),
+        UP_X=up[0],
+        UP_Y=up[1],
+        DOWN_X=down[0],
+        DOWN_Y=down[1],
+        FW=fw,
+        FH=fh,
+        FLIP=flip,
+        OUTER=taps is not None and taps.ndim == 1,
+        UNROLL=_triton.cdiv(fw, up[0]) <= _UNROLLED,
+        **tiles,
+    )

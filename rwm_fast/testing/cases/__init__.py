@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
 
-from rwm_fast.ops._dispatch import OPS
+from rwm_fast.ops._dispatch import MADE_OF, OPS
 from rwm_fast.testing.cases.case import LAYOUTS, Case, Inputs, Refusal, Work, in_layout
 
 
@@ -16,7 +17,7 @@ def _module(op: str) -> ModuleType:
 
 def ops() -> tuple[str, ...]:
     """The operators that have cases."""
-    return tuple(op for op in OPS if importlib.util.find_spec(f"{__name__}.{op}"))
+    return tuple(op for op in (*OPS, *MADE_OF) if importlib.util.find_spec(f"{__name__}.{op}"))
 
 
 def cases(op: str, *, bench: bool = False) -> tuple[Case, ...]:
@@ -27,6 +28,11 @@ def cases(op: str, *, bench: bool = False) -> tuple[Case, ...]:
 def case(op: str, name: str) -> Case:
     """One case by name."""
     return next(case for case in _module(op).CASES if case.name == name)
+
+
+def new(op: str, name: str, *sizes: Any, **settings: Any) -> Case:
+    """A case of other sizes, made as the operator's own are: with its inputs and its work."""
+    return _module(op)._case(name, *sizes, **settings)
 
 
 def refusals(op: str) -> tuple[Refusal, ...]:
@@ -43,6 +49,7 @@ __all__ = [
     "case",
     "cases",
     "in_layout",
+    "new",
     "ops",
     "refusals",
 ]

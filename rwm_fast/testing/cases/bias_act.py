@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ OP = "bias_act"
 
 
 def _make(
-    shape: tuple[int, ...], bias: bool, settings: Mapping[str, object]
+    shape: tuple[int, ...], bias: bool, settings: Mapping[str, Any]
 ) -> Callable[[torch.Generator], Inputs]:
     """x + bias stays away from the kinks at 0 and at the clamp: by 0.1 or more.
 
@@ -38,18 +39,18 @@ def _make(
     return make
 
 
-def _forward(inputs: Mapping[str, object]) -> Work:
+def _forward(inputs: Mapping[str, Any]) -> Work:
     x = inputs["x"]
     return Work(bytes=2 * x.numel() * x.element_size(), flops=4 * x.numel())
 
 
-def _backward(inputs: Mapping[str, object]) -> Work:
+def _backward(inputs: Mapping[str, Any]) -> Work:
     """dy and y are read, dx is written; the bias gradient is an addition more."""
     x = inputs["x"]
     return Work(bytes=3 * x.numel() * x.element_size(), flops=4 * x.numel())
 
 
-def _case(name: str, shape: tuple[int, ...], *, bias: bool = True, **more: object) -> Case:
+def _case(name: str, shape: tuple[int, ...], *, bias: bool = True, **more: Any) -> Case:
     settings = {
         k: more.pop(k)
         for k in tuple(more)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rwm_fast.ops._check import accumulator
 
-Inputs = dict[str, object]
+Inputs = dict[str, Any]
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "expanded")
 
@@ -22,6 +23,9 @@ class Work:
 
     bytes: int
     flops: int
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.bytes + other.bytes, self.flops + other.flops)
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class Case:
     any_threads: bool = True  # the same bits for every number of threads
     smooth: bool = False  # small, and differentiable around its inputs: fit for finite differences
     bench: bool = False  # a size people use, for benchmarks; too large for the tests
-    forward: Callable[[Mapping[str, object]], Work] | None = None
-    backward: Callable[[Mapping[str, object]], Work] | None = None  # first order, all gradients
+    forward: Callable[[Mapping[str, Any]], Work] | None = None
+    backward: Callable[[Mapping[str, Any]], Work] | None = None  # first order, all gradients
 
     def inputs(
         self,
@@ -92,13 +96,15 @@ def in_layout(x: Tensor, layout: str) -> Tensor:
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
-    """Standard normal numbers in float64."""
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    """Standard normal numbers in float64, where the generator is."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
 
 
 def uniform(generator: torch.Generator, *shape: int, low: float = 0, high: float = 1) -> Tensor:
-    """Uniform numbers in float64."""
-    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    """Uniform numbers in float64, where the generator is."""
+    place = generator.device
+    drawn = torch.rand(shape, generator=generator, dtype=torch.float64, device=place)
+    return low + (high - low) * drawn
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ def _given(*boxes: tuple[float, float, float, float]) -> Boxes:
     return lambda generator, n: torch.tensor(boxes, dtype=torch.float64).repeat(n, 1, 1)
 
 
-def _forward(inputs: Mapping[str, object]) -> Work:
+def _forward(inputs: Mapping[str, Any]) -> Work:
     """Every patch is written once; of the image, what the boxes cover is read once."""
     image, boxes, size = inputs["image"], inputs["boxes"], inputs["size"]
     written = boxes.shape[0] * boxes.shape[1] * image.shape[1] * size * size
@@ -34,14 +35,14 @@ def _forward(inputs: Mapping[str, object]) -> Work:
     return Work(bytes=int((written + covered) * image.element_size()), flops=6 * written)
 
 
-def _backward(inputs: Mapping[str, object]) -> Work:
+def _backward(inputs: Mapping[str, Any]) -> Work:
     """The patches' gradient is read once, the image's written once."""
     image, boxes, size = inputs["image"], inputs["boxes"], inputs["size"]
     read = boxes.shape[0] * boxes.shape[1] * image.shape[1] * size * size
     return Work(bytes=(read + image.numel()) * image.element_size(), flops=8 * read)
 
 
-def _case(name: str, shape: Shape, boxes: Boxes, size: int, **more: object) -> Case:
+def _case(name: str, shape: Shape, boxes: Boxes, size: int, **more: Any) -> Case:
     def make(generator: torch.Generator) -> Inputs:
         image = normal(generator, *shape)
         return {"image": image, "boxes": boxes(generator, shape[0]), "size": size}

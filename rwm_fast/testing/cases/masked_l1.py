@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,26 +59,26 @@ def _constant(value: float) -> Mask:
     return lambda generator, shape: torch.full_like(_soft(generator, shape), value)
 
 
-def _elements(inputs: Mapping[str, object]) -> tuple[int, int, int]:
+def _elements(inputs: Mapping[str, Any]) -> tuple[int, int, int]:
     """Elements of an image, bytes of one, bytes of the mask."""
     image, mask = inputs["hybrid"], inputs["mask"]
     size = image.element_size()
     return image.numel(), image.numel() * size, mask.numel() * mask.element_size()
 
 
-def _forward(inputs: Mapping[str, object]) -> Work:
+def _forward(inputs: Mapping[str, Any]) -> Work:
     count, image, mask = _elements(inputs)
     return Work(bytes=3 * image + mask, flops=7 * count)
 
 
-def _backward(inputs: Mapping[str, object]) -> Work:
+def _backward(inputs: Mapping[str, Any]) -> Work:
     """Beside the forward pass: every gradient is written once; the signs are not counted."""
     count, image, mask = _elements(inputs)
     written = sum(image for name in IMAGES if inputs[name].requires_grad)
     return Work(bytes=written + mask * (2 if inputs["mask"].requires_grad else 1), flops=6 * count)
 
 
-def _case(name: str, shape: Shape, mask: Mask, **more: object) -> Case:
+def _case(name: str, shape: Shape, mask: Mask, **more: Any) -> Case:
     ties = bool(more.pop("ties", False))
     more.setdefault("gradients", (*IMAGES, "mask"))
     terms = max(1, shape[0] * shape[1] * shape[2] * shape[3])

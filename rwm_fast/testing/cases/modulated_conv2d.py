@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ def _everywhere(k: int, which: int) -> Callable[..., Tensor]:
     return make
 
 
-def _output_size(x: Tensor, kernel: int, settings: Mapping[str, object]) -> tuple[int, int]:
+def _output_size(x: Tensor, kernel: int, settings: Mapping[str, Any]) -> tuple[int, int]:
     """For paddings of kernel // 2, which is what cases with noise use."""
     up, down = settings.get("up", 1), settings.get("down", 1)
     return x.shape[2] * up // down, x.shape[3] * up // down
@@ -63,7 +64,7 @@ def _case(
     noise: str | None = None,
     noise_strength: float | None = None,
     bias: bool = False,
-    **more: object,
+    **more: Any,
 ) -> Case:
     """noise: "each", "shared" or "plane"; all tensors get gradients unless `gradients` is given."""
     fields = ("gradients", "kept", "smooth", "bench")
@@ -104,7 +105,7 @@ def _case(
     return Case(OP, name, make, terms=terms, forward=_forward, backward=_backward, **more)
 
 
-def _forward(inputs: Mapping[str, object]) -> Work:
+def _forward(inputs: Mapping[str, Any]) -> Work:
     """x and the weight are read once, y is written once; two operations a product."""
     x, weight = inputs["x"], inputs["weight"]
     h, w = _output_size(x, weight.shape[-1], inputs)
@@ -115,7 +116,7 @@ def _forward(inputs: Mapping[str, object]) -> Work:
     return Work(bytes=moved, flops=2 * products)
 
 
-def _backward(inputs: Mapping[str, object]) -> Work:
+def _backward(inputs: Mapping[str, Any]) -> Work:
     """dy, y and x are read, dx and dW written; the convolution twice."""
     x, weight = inputs["x"], inputs["weight"]
     forward = _forward(inputs)
@@ -126,7 +127,7 @@ def _backward(inputs: Mapping[str, object]) -> Work:
     return Work(bytes=moved, flops=2 * forward.flops)
 
 
-def _styled(name: str, shape: tuple[int, int, int, int], out_channels: int, **more: object) -> Case:
+def _styled(name: str, shape: tuple[int, int, int, int], out_channels: int, **more: Any) -> Case:
     """A layer of a generator: noise, bias, leaky ReLU."""
     more = {
         "noise": "each",
@@ -139,8 +140,8 @@ def _styled(name: str, shape: tuple[int, int, int, int], out_channels: int, **mo
     return _case(name, shape, out_channels, **more)
 
 
-UP = {"up": 2, "resample_filter": LOW_PASS, "flip_weight": False}
-DOWN = {"down": 2, "resample_filter": LOW_PASS}
+UP: dict[str, Any] = {"up": 2, "resample_filter": LOW_PASS, "flip_weight": False}
+DOWN: dict[str, Any] = {"down": 2, "resample_filter": LOW_PASS}
 
 CASES = (
     _case("bare", (2, 3, 4, 3), 2, smooth=True),
@@ -224,6 +225,9 @@ def _refusal(
 REFUSALS = (
     _refusal("x_int", lambda a: {"x": a["x"].long()}, "x must be float16, bfloat16"),
     _refusal("x_3d", lambda a: {"x": a["x"][0]}, r"x must be \[N, I, H, W\], got \[3, 3, 4\]"),
+    _refusal(
+        "x_no_pixel", lambda a: {"x": a["x"][:, :, :0]}, "x must have at least one pixel, got"
+    ),
     _refusal("x_none", lambda a: {"x": None}, "x must be a tensor, got None", TypeError),
     _refusal(
         "weight_shape",

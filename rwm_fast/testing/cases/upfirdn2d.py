@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def _taps(*values: float) -> Tensor:
 LOW_PASS = _taps(1, 3, 3, 1)
 
 
-def _work(inputs: Mapping[str, object]) -> Work:
+def _work(inputs: Mapping[str, Any]) -> Work:
     """The input is read once, the output written once; two operations a tap that meets no zero."""
     x, filter = inputs["x"], inputs["filter"]
     up, down = inputs.get("up", 1), inputs.get("down", 1)
@@ -31,7 +32,7 @@ def _work(inputs: Mapping[str, object]) -> Work:
     return Work(bytes=(x.numel() + written) * x.element_size(), flops=round(2 * taps * written))
 
 
-def _case(name: str, shape: Shape, filter: Tensor | None, **more: object) -> Case:
+def _case(name: str, shape: Shape, filter: Tensor | None, **more: Any) -> Case:
     settings = {k: more.pop(k) for k in tuple(more) if k not in ("smooth", "bench", "kept")}
 
     def make(generator: torch.Generator) -> Inputs:
