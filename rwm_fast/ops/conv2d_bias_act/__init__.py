@@ -39,7 +39,8 @@ def conv2d_bias_act(
         y = \mathrm{clamp}(\mathrm{act}(weight\_gain \cdot W * x + b) \cdot gain)
 
     It is `modulated_conv2d` with one constant style and without demodulation, and runs on its
-    kernels where the backend says that they are faster than torch's convolution and `bias_act`.
+    kernels where the backend says that they are faster than torch's convolution and `bias_act`;
+    these serve it too where a backend that was asked for refuses the modulated layer.
 
     Parameters
     ----------

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from rwm_fast.ops import _extension
 from rwm_fast.ops._memory import DTYPE_CODES, LAST, NOTHING, Epilogue, addresses, place
-from rwm_fast.ops.modulated_conv2d import demodulation as _demodulation
 from rwm_fast.ops.modulated_conv2d.cuda import to_rgb
 from rwm_fast.ops.modulated_conv2d.cuda.sums import backward_pass
 from rwm_fast.ops.modulated_conv2d.demodulation import with_demodulation
+from rwm_fast.ops.modulated_conv2d.eager import demodulation as demodulation
+from rwm_fast.ops.modulated_conv2d.eager import demodulation_backward as demodulation_backward
 from rwm_fast.ops.modulated_conv2d.geometry import Fir, Size
 from rwm_fast.ops.modulated_conv2d.layer import Gradients, Layer, Needs, Sums
 from rwm_fast.ops.modulated_conv2d.torch_convolution import adjoint, oriented
@@ -40,19 +41,6 @@ def serves_plain(dtype: torch.dtype) -> bool:
 
 def prepare(layer: Layer) -> None:
     """It is as it should be."""
-
-
-def demodulation(layer: Layer) -> Tensor:
-    """d [N, K, O]."""
-    d = _demodulation.demodulation(layer.weight, layer.styles, layer.settings.eps)
-    return d.contiguous()
-
-
-def demodulation_backward(
-    layer: Layer, dd: Tensor, d: Tensor, needs: Needs
-) -> tuple[Tensor, Tensor]:
-    """ds and scale."""
-    return _demodulation.demodulation_backward(dd, d, layer.weight, layer.styles)
 
 
 def _empty(like: Tensor, *shape: int) -> Tensor:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from rwm_fast.ops import _triton
 from rwm_fast.ops._memory import NOTHING, Epilogue
-from rwm_fast.ops.modulated_conv2d import demodulation as _demodulation
+from rwm_fast.ops.modulated_conv2d.demodulation import with_demodulation
+from rwm_fast.ops.modulated_conv2d.eager import demodulation as demodulation
+from rwm_fast.ops.modulated_conv2d.eager import demodulation_backward as demodulation_backward
 from rwm_fast.ops.modulated_conv2d.layer import Gradients, Layer, Needs, Sums
 from rwm_fast.ops.modulated_conv2d.triton_kernels import launch
 from rwm_fast.ops.modulated_conv2d.triton_kernels.operands import Operands
@@ -75,19 +77,6 @@ def prepare(layer: Layer) -> None:
     layer.body = Operands(layer)
 
 
-def demodulation(layer: Layer) -> Tensor:
-    """d [N, K, O]."""
-    d = _demodulation.demodulation(layer.weight, layer.styles, layer.settings.eps)
-    return d.contiguous()
-
-
-def demodulation_backward(
-    layer: Layer, dd: Tensor, d: Tensor, needs: Needs
-) -> tuple[Tensor, Tensor]:
-    """ds and scale."""
-    return _demodulation.demodulation_backward(dd, d, layer.weight, layer.styles)
-
-
 def _source(layer: Layer, keep: bool = False) -> Source:
     """What is convolved; kept between the passes of one direction, and no longer."""
     source = layer.body.source or _made_source(layer)
@@ -142,7 +131,7 @@ def gradients(layer: Layer, du: Tensor, scale: Tensor | None, needs: Needs) -> G
         geometry = operands.geometry
         parts = launch.weight_gradient(source.x, du, geometry, source.styles, source.regions)
         dw = operands.unpacked(parts)  # from [taps, I, O]
-        dw = _demodulation.with_demodulation(dw, layer.weight, scale)
+        dw = with_demodulation(dw, layer.weight, scale)
     return before._replace(weight=dw)
 
 
