@@ -40,7 +40,7 @@ class Record(tuple):
 F32 = Code(0)
 ACTIVATION = (0.2, 1.5, math.inf)
 SCALES, REGIONS, IMAGE, OUT = [N, K, C], [N, K, H, W], [N, H, W, C], [N, H, W, O]
-PANELS = [4096]  # more numbers than the transformed weights have
+PANELS = [8192]  # no fewer numbers than transformed weights have, on any instruction set
 KERNELS = Record("Kernels", O, C, (3, 3), False, False, F32)
 WEIGHT, SQUARES = [O, C, 9], [O, C]
 WINOGRAD = Record("WinogradPlan", KERNELS, N, (H, W), (H, W), 1, ("-1", "-1"))
@@ -136,6 +136,14 @@ def test_every_function_is_listed():
     operators = ("bias_act", "upfirdn2d", "masked_l1", "crop_patches", "modulated_conv2d")
     found = {n for n in dir(_extension.cpu()) if n.startswith(operators)}
     assert found == {*CALLS, "modulated_conv2d_fingerprint"}
+
+
+def test_buffers_hold_the_transformed_weights():
+    module = _extension.cpu()
+    kernels = build(KERNELS, [], {})
+    for engine in ("winograd", "direct"):
+        size = getattr(module, f"modulated_conv2d_{engine}_weights_size")
+        assert max(size(kernels, adjoint) for adjoint in (False, True)) <= PANELS[0]
 
 
 @pytest.mark.parametrize("name", CALLS)
