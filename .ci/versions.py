@@ -56,7 +56,7 @@ def copy_source(folder):
 def check(name, arguments, python, work):
     """Installs and tests; whether all is well, and the row of the table."""
     source = work / f"{name}-source"
-    environment = Path(os.environ.get("ENVIRONMENTS", work)).resolve() / name
+    environment = (Path(os.environ.get("ENVIRONMENTS", work)) / name).resolve()
     binaries = environment / "bin"
     copy_source(source)
     subprocess.run([python, "-m", "venv", environment], check=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import pkgutil
 from types import ModuleType
 from typing import Any
 
-from rwm_fast.ops._dispatch import MADE_OF, OPS
 from rwm_fast.testing.cases.case import LAYOUTS, Case, Inputs, Refusal, Work, in_layout
 
 
@@ -17,7 +16,7 @@ def _module(op: str) -> ModuleType:
 
 def ops() -> tuple[str, ...]:
     """The operators that have cases."""
-    return tuple(op for op in (*OPS, *MADE_OF) if importlib.util.find_spec(f"{__name__}.{op}"))
+    return tuple(module.name for module in pkgutil.iter_modules(__path__) if module.name != "case")
 
 
 def cases(op: str, *, bench: bool = False) -> tuple[Case, ...]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from rwm_fast.testing.cases.case import Case, Inputs, Refusal, Work, normal, uniform
+from rwm_fast.testing.cases.case import Case, Inputs, Work, normal, on_meta, refused, split, uniform
 
 OP = "bias_act"
 
@@ -51,15 +52,11 @@ def _backward(inputs: Mapping[str, Any]) -> Work:
 
 
 def _case(name: str, shape: tuple[int, ...], *, bias: bool = True, **more: Any) -> Case:
-    settings = {
-        k: more.pop(k)
-        for k in tuple(more)
-        if k in ("activation", "negative_slope", "gain", "clamp")
-    }
+    settings, fields = split(more)
     terms = max(1, torch.Size(shape).numel() // max(1, shape[1]))
-    more.setdefault("gradients", ("x", "bias") if bias else ("x",))
+    fields.setdefault("gradients", ("x", "bias") if bias else ("x",))
     make = _make(shape, bias, settings)
-    return Case(OP, name, make, terms=terms, forward=_forward, backward=_backward, **more)
+    return Case(OP, name, make, terms=terms, forward=_forward, backward=_backward, **fields)
 
 
 CASES = (
@@ -88,38 +85,25 @@ CASES = (
     _case("layer_256_clamp", (4, 128, 256, 256), clamp=256.0, bench=True),
 )
 
-
-def _refusal(
-    name: str,
-    change: Callable[[Inputs], Inputs],
-    message: str,
-    error: type[Exception] = ValueError,
-) -> Refusal:
-    return Refusal(OP, name, "defaults", change, message, error)
-
-
+refusal = refused(OP, "defaults")
 NAN = float("nan")
 REFUSALS = (
-    _refusal("x_int", lambda a: {"x": a["x"].long()}, "x must be float16, bfloat16"),
-    _refusal("x_1d", lambda a: {"x": a["x"][0, 0, 0]}, r"x must be \[N, C, ...\], got \[5\]"),
-    _refusal("x_none", lambda a: {"x": None}, "x must be a tensor, got None", TypeError),
-    _refusal(
+    refusal("x_int", "x must be float16, bfloat16", x=Tensor.long),
+    refusal("x_1d", r"x must be \[N, C, ...\], got \[5\]", x=lambda v: v[0, 0, 0]),
+    refusal("x_none", "x must be a tensor, got None", TypeError, x=None),
+    refusal(
         "bias_shape",
-        lambda a: {"bias": a["bias"][:2]},
         r"bias must be \[3\], one number a channel, got \[2\] float32 on cpu",
+        bias=lambda v: v[:2],
     ),
-    _refusal("bias_dtype", lambda a: {"bias": a["bias"].double()}, "bias must have x's dtype"),
-    _refusal("bias_device", lambda a: {"bias": a["bias"].to("meta")}, "bias must be on x's device"),
-    _refusal("bias_list", lambda a: {"bias": [0.0]}, "bias must be a tensor, got list", TypeError),
-    _refusal(
-        "activation",
-        lambda a: {"activation": "swish"},
-        "activation must be one of linear, lrelu, got 'swish'",
-    ),
-    _refusal("slope", lambda a: {"negative_slope": -0.1}, "negative_slope must be at least 0"),
-    _refusal("slope_nan", lambda a: {"negative_slope": NAN}, "negative_slope must be at least 0"),
-    _refusal("gain", lambda a: {"gain": 0.0}, "gain must be above 0, got 0.0"),
-    _refusal("gain_nan", lambda a: {"gain": NAN}, "gain must be above 0"),
-    _refusal("clamp", lambda a: {"clamp": -1.0}, "clamp must be None or above 0, got -1.0"),
-    _refusal("clamp_nan", lambda a: {"clamp": NAN}, "clamp must be None or above 0"),
+    refusal("bias_dtype", "bias must have x's dtype", bias=Tensor.double),
+    refusal("bias_device", "bias must be on x's device", bias=on_meta),
+    refusal("bias_list", "bias must be a tensor, got list", TypeError, bias=[0.0]),
+    refusal("activation", "activation must be one of linear, lrelu, got 'no'", activation="no"),
+    refusal("slope", "negative_slope must be at least 0", negative_slope=-0.1),
+    refusal("slope_nan", "negative_slope must be at least 0", negative_slope=NAN),
+    refusal("gain", "gain must be above 0, got 0.0", gain=0.0),
+    refusal("gain_nan", "gain must be above 0", gain=NAN),
+    refusal("clamp", "clamp must be None or above 0, got -1.0", clamp=-1.0),
+    refusal("clamp_nan", "clamp must be None or above 0", clamp=NAN),
 )

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rwm_fast.ops._check import accumulator
-
 Inputs = dict[str, Any]
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "expanded")
@@ -66,7 +64,8 @@ class Case:
             if not isinstance(value, Tensor):
                 continue
             if value.is_floating_point():
-                value = value.to(accumulator(dtype) if name in self.kept else dtype)
+                wide = torch.promote_types(dtype, torch.float32)
+                value = value.to(wide if name in self.kept else dtype)
             value = in_layout(value.to(device), layout)
             needs = gradients and name in self.gradients
             arguments[name] = value.requires_grad_() if needs else value
@@ -95,6 +94,17 @@ def in_layout(x: Tensor, layout: str) -> Tensor:
     return x.contiguous()
 
 
+def split(more: Mapping[str, Any]) -> tuple[Inputs, dict[str, Any]]:
+    """Arguments of an operator, and fields of a Case, which have other names."""
+    fields = {k: v for k, v in more.items() if k in Case.__dataclass_fields__}
+    return {k: v for k, v in more.items() if k not in fields}, fields
+
+
+def count_taps(filter: Tensor | None) -> int:
+    """Products that the filter costs an element: one of one dimension is used along both axes."""
+    return 1 if filter is None else filter.numel() ** (2 if filter.ndim == 1 else 1)
+
+
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
     """Standard normal numbers in float64, where the generator is."""
     return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
@@ -117,3 +127,25 @@ class Refusal:
     change: Callable[[Inputs], Inputs]  # gets the arguments in float32, returns the replaced ones
     message: str  # a regular expression the sentence must match
     error: type[Exception] = ValueError
+
+
+def refused(op: str, case: str) -> Callable[..., Refusal]:
+    """How an operator's refusals are written: name, sentence, and by name the replaced arguments
+    of a case; what is callable makes the replacement from the argument that is there."""
+
+    def refusal(
+        name: str,
+        message: str,
+        error: type[Exception] = ValueError,
+        case: str = case,
+        **replaced: Any,
+    ) -> Refusal:
+        make = lambda a: {k: v(a[k]) if callable(v) else v for k, v in replaced.items()}
+        return Refusal(op, name, case, make, message, error)
+
+    return refusal
+
+
+def on_meta(x: Tensor) -> Tensor:
+    """The same on another device."""
+    return x.to("meta")

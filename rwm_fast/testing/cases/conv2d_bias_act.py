@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from rwm_fast.testing.cases.case import Case, Inputs, Refusal, Work, normal
-from rwm_fast.testing.cases.modulated_conv2d import BIASES, CLAMP, LOW_PASS, THREE_TAPS, UNEVEN
+from rwm_fast.testing.cases.case import Case, Inputs, count_taps, normal, on_meta, refused, split
+from rwm_fast.testing.cases.modulated_conv2d import (
+    BIASES,
+    CLAMP,
+    DOWN,
+    LOW_PASS,
+    LRELU,
+    THREE_TAPS,
+    UNEVEN,
+    backward,
+    forward,
+)
 
 OP = "conv2d_bias_act"
-SETTINGS = (
-    "padding", "down", "resample_filter", "weight_gain",
-    "activation", "negative_slope", "gain", "clamp",
-)  # fmt: skip
 
 
 def _case(
@@ -26,7 +32,7 @@ def _case(
     bias: bool = True,
     **more: Any,
 ) -> Case:
-    settings = {k: more.pop(k) for k in tuple(more) if k in SETTINGS}
+    settings, fields = split(more)
     settings.setdefault("padding", kernel // 2)
     settings.setdefault("weight_gain", 0.5)
     n, i, h, w = shape
@@ -41,41 +47,14 @@ def _case(
             arguments["bias"] = values.repeat(out_channels)[:out_channels]
         return {**arguments, **settings}
 
-    more.setdefault("gradients", ("x", "weight", "bias") if bias else ("x", "weight"))
-    taps = settings.get("resample_filter")
-    taps = 1 if taps is None else taps.numel() ** (2 if taps.ndim == 1 else 1)
-    # the scaled weight, the filter, the convolution; back: b·dt, the adjoints of the two
-    more.setdefault("stored", 6)
-    more.setdefault("any_threads", False)  # torch's convolution sums in its own order
-    terms = max(1, h * w * max(out_channels, i, n) * kernel**2 * taps)
-    return Case(OP, name, make, terms=terms, forward=_forward, backward=_backward, **more)
+    taps = kernel**2 * count_taps(settings.get("resample_filter"))
+    made: dict[str, Any] = {"gradients": ("x", "weight", "bias") if bias else ("x", "weight")}
+    made["terms"] = max(1, h * w * max(out_channels, i, n) * taps)
+    # stored: the scaled weight, the filter, the convolution; back: b·dt, the adjoints of the two.
+    # any_threads: torch's convolution sums in its own order
+    made |= {"stored": 6, "any_threads": False, "forward": forward, "backward": backward}
+    return Case(OP, name, make, **made | fields)
 
-
-def _written(inputs: Mapping[str, Any]) -> tuple[int, int]:
-    """Numbers of the result, and products, for paddings of kernel // 2."""
-    x, weight = inputs["x"], inputs["weight"]
-    pixels = x.shape[0] * x.shape[2] * x.shape[3] // inputs.get("down", 1) ** 2
-    return pixels * weight.shape[0], pixels * weight.numel()
-
-
-def _forward(inputs: Mapping[str, Any]) -> Work:
-    """x and the weight are read once, y is written once; two operations a product."""
-    x, weight = inputs["x"], inputs["weight"]
-    written, products = _written(inputs)
-    moved = (x.numel() + written) * x.element_size() + weight.numel() * weight.element_size()
-    return Work(bytes=moved, flops=2 * products)
-
-
-def _backward(inputs: Mapping[str, Any]) -> Work:
-    """dy, y and x are read, dx and dW written; the convolution twice."""
-    x, weight, forward = inputs["x"], inputs["weight"], _forward(inputs)
-    moved = (x.numel() + _written(inputs)[0]) * x.element_size()
-    moved += weight.numel() * weight.element_size()
-    return Work(bytes=forward.bytes + moved, flops=2 * forward.flops)
-
-
-LRELU: dict[str, Any] = {"activation": "lrelu", "gain": 2**0.5}
-DOWN: dict[str, Any] = {"down": 2, "resample_filter": LOW_PASS}
 
 CASES = (
     _case("plain", (2, 3, 4, 5), 2, smooth=True),
@@ -112,62 +91,44 @@ CASES = (
     _case("halving_128", (4, 128, 128, 128), 256, **DOWN, **LRELU, bench=True),
 )
 
-
-def _refusal(
-    name: str,
-    change: Callable[[Inputs], Inputs],
-    message: str,
-    error: type[Exception] = ValueError,
-    case: str = "lrelu",
-) -> Refusal:
-    return Refusal(OP, name, case, change, message, error)
-
-
+refusal = refused(OP, "lrelu")
 REFUSALS = (
-    _refusal("x_int", lambda a: {"x": a["x"].long()}, "x must be float16, bfloat16"),
-    _refusal("x_3d", lambda a: {"x": a["x"][0]}, r"x must be \[N, I, H, W\], got \[3, 4, 3\]"),
-    _refusal("x_none", lambda a: {"x": None}, "x must be a tensor, got None", TypeError),
-    _refusal(
-        "x_no_pixel", lambda a: {"x": a["x"][:, :, :0]}, "x must have at least one pixel, got"
-    ),
-    _refusal(
+    refusal("x_int", "x must be float16, bfloat16", x=Tensor.long),
+    refusal("x_3d", r"x must be \[N, I, H, W\], got \[3, 4, 3\]", x=lambda v: v[0]),
+    refusal("x_none", "x must be a tensor, got None", TypeError, x=None),
+    refusal("x_no_pixel", "x must have at least one pixel, got", x=lambda v: v[:, :, :0]),
+    refusal(
         "weight_shape",
-        lambda a: {"weight": a["weight"][:, :1]},
         r"weight must be \[O, 3, kh, kw\] on cpu for x \[2, 3, 4, 3\], got \[4, 1, 3, 3\]",
+        weight=lambda v: v[:, :1],
     ),
-    _refusal("weight_empty", lambda a: {"weight": a["weight"][:0]}, r"weight must be \[O, 3"),
-    _refusal("weight_int", lambda a: {"weight": a["weight"].long()}, "weight must be float16"),
-    _refusal("weight_list", lambda a: {"weight": [1.0]}, "weight must be a tensor", TypeError),
-    _refusal(
-        "weight_device", lambda a: {"weight": a["weight"].to("meta")}, "weight must be .* on cpu"
-    ),
-    _refusal("bias", lambda a: {"bias": a["bias"][:3]}, r"bias must be \[4\], one number"),
-    _refusal("bias_int", lambda a: {"bias": a["bias"].long()}, "bias must be float16, bfloat16"),
-    _refusal("bias_device", lambda a: {"bias": a["bias"].to("meta")}, "bias must be .* on cpu"),
-    _refusal("down", lambda a: {"down": 0}, "down must be a whole number of at least 1, got 0"),
-    _refusal("down_half", lambda a: {"down": 0.5}, "down must be a whole number of at least 1"),
-    _refusal("padding", lambda a: {"padding": [1, 2, 3]}, "padding must be 1, 2 or 4 whole"),
-    _refusal(
-        "nothing_left",
-        lambda a: {"padding": -1},
-        "the padded image must be at least as large as the kernel",
-    ),
-    _refusal(
-        "filter", lambda a: {"resample_filter": 1.0}, "resample_filter must be a tensor", TypeError
-    ),
-    _refusal(
+    refusal("weight_empty", r"weight must be \[O, 3", weight=lambda v: v[:0]),
+    refusal("weight_int", "weight must be float16", weight=Tensor.long),
+    refusal("weight_list", "weight must be a tensor", TypeError, weight=[1.0]),
+    refusal("weight_device", "weight must be .* on cpu", weight=on_meta),
+    refusal("bias", r"bias must be \[4\], one number", bias=lambda v: v[:3]),
+    refusal("bias_int", "bias must be float16, bfloat16", bias=Tensor.long),
+    refusal("bias_device", "bias must be .* on cpu", bias=on_meta),
+    refusal("down", "down must be a whole number of at least 1, got 0", down=0),
+    refusal("down_half", "down must be a whole number of at least 1", down=0.5),
+    refusal("padding", "padding must be 1, 2 or 4 whole", padding=[1, 2, 3]),
+    refusal("nothing_left", "the padded image must be at least as large as the kernel", padding=-1),
+    refusal("filter", "resample_filter must be a tensor", TypeError, resample_filter=1.0),
+    refusal(
         "filter_3d",
-        lambda a: {"resample_filter": torch.ones(1, 2, 2), "down": 2},
         r"resample_filter must be \[F\] or \[FH, FW\]",
+        resample_filter=torch.ones(1, 2, 2),
+        down=2,
     ),
-    _refusal(
+    refusal(
         "filter_gradient",
-        lambda a: {"resample_filter": torch.ones(3, requires_grad=True), "down": 2},
         "resample_filter must not require a gradient",
+        resample_filter=torch.ones(3, requires_grad=True),
+        down=2,
     ),
-    _refusal("weight_gain", lambda a: {"weight_gain": None}, "weight_gain must be a number"),
-    _refusal("activation", lambda a: {"activation": "relu"}, "activation must be one of linear"),
-    _refusal("slope", lambda a: {"negative_slope": -0.1}, "negative_slope must be at least 0"),
-    _refusal("gain", lambda a: {"gain": 0.0}, "gain must be above 0, got 0.0"),
-    _refusal("clamp", lambda a: {"clamp": 0.0}, "clamp must be None or above 0"),
+    refusal("weight_gain", "weight_gain must be a number", weight_gain=None),
+    refusal("activation", "activation must be one of linear", activation="relu"),
+    refusal("slope", "negative_slope must be at least 0", negative_slope=-0.1),
+    refusal("gain", "gain must be above 0, got 0.0", gain=0.0),
+    refusal("clamp", "clamp must be None or above 0", clamp=0.0),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops.crop_patches import sample_boxes
-from rwm_fast.testing.cases.case import Case, Inputs, Refusal, Work, normal
+from rwm_fast.testing.cases.case import Case, Inputs, Work, normal, on_meta, refused
 
 OP = "crop_patches"
 Shape = tuple[int, int, int, int]
@@ -55,41 +56,23 @@ def _case(name: str, shape: Shape, boxes: Boxes, size: int, **more: Any) -> Case
     )
 
 
+FLIPPED = _given((0.1, 0, -0.5, 0.4), (0, 0.2, 0.3, -0.7))
+POINTS = _given((0.2, 0.1, 0, 0.5), (0, 0, 0, 0))
+NOT_FINITE = _given((math.nan, 0, 0.2, 0.2), (0, math.inf, 0.2, 0.2), (0, 0, 1e30, 0.2))
+# Over each border, in a corner, exactly to the edge, and beyond the image on all sides.
+BORDER = _given(
+    (-1, 0, 0.3, 0.3), (1.1, 0.2, 0.4, -0.2), (0.9, -0.9, -0.3, 0.3), (0.5, 0, 0.5, 1),
+    (0, 0, 2, 3),
+)  # fmt: skip
+
 CASES = (
     _case("sampled", (2, 2, 6, 7), _sampled(2, 0.3, 0.6), 3, smooth=True),
     _case("identity", (1, 2, 5, 5), _given((0, 0, 1, 1)), 5, smooth=True),
-    _case(
-        "flipped", (2, 1, 5, 7), _given((0.1, 0, -0.5, 0.4), (0, 0.2, 0.3, -0.7)), 5, smooth=True
-    ),
-    # Over each border, in a corner, exactly to the edge, and beyond the image on all sides.
-    _case(
-        "border",
-        (1, 1, 6, 7),
-        _given(
-            (-1, 0, 0.3, 0.3),
-            (1.1, 0.2, 0.4, -0.2),
-            (0.9, -0.9, -0.3, 0.3),
-            (0.5, 0, 0.5, 1),
-            (0, 0, 2, 3),
-        ),
-        4,
-        smooth=True,
-    ),
+    _case("flipped", (2, 1, 5, 7), FLIPPED, 5, smooth=True),
+    _case("border", (1, 1, 6, 7), BORDER, 4, smooth=True),
     _case("outside", (2, 1, 4, 4), _given((3, 0, 0.2, 0.2), (0, -9, 0.5, 0.5)), 4, smooth=True),
-    _case(
-        "degenerate",
-        (1, 2, 6, 7),
-        _given((0.2, 0.1, 0, 0.5), (0, 0, 0, 0)),
-        5,
-        terms=100,
-        smooth=True,
-    ),
-    _case(
-        "not_finite",
-        (1, 3, 8, 8),
-        _given((float("nan"), 0, 0.2, 0.2), (0, float("inf"), 0.2, 0.2), (0, 0, 1e30, 0.2)),
-        4,
-    ),
+    _case("degenerate", (1, 2, 6, 7), POINTS, 5, terms=100, smooth=True),
+    _case("not_finite", (1, 3, 8, 8), NOT_FINITE, 4),
     _case("size_1", (2, 2, 5, 4), _sampled(2), 1, smooth=True),
     _case("pixel", (1, 1, 1, 1), _given((0, 0, 1, 1), (0.3, -0.2, 0.5, 0.5)), 3, smooth=True),
     _case("one_row", (1, 2, 1, 13), _sampled(2, 0.3, 0.9), 4, smooth=True),
@@ -107,44 +90,25 @@ CASES = (
     _case("64_to_16", (8, 3, 64, 64), _sampled(8), 16, bench=True),
 )
 
-
-def _refusal(
-    name: str,
-    change: Callable[[Inputs], Inputs],
-    message: str,
-    error: type[Exception] = ValueError,
-) -> Refusal:
-    return Refusal(OP, name, "sampled", change, message, error)
-
-
+refusal = refused(OP, "sampled")
 REFUSALS = (
-    _refusal(
-        "image_int", lambda a: {"image": a["image"].long()}, "image must be float16, bfloat16"
-    ),
-    _refusal("image_3d", lambda a: {"image": a["image"][0]}, r"image must be \[N, C, H, W\]"),
-    _refusal(
-        "image_none", lambda a: {"image": None}, "image must be a tensor, got None", TypeError
-    ),
-    _refusal("no_pixels", lambda a: {"image": a["image"][..., :0]}, "with at least one pixel"),
-    _refusal(
+    refusal("image_int", "image must be float16, bfloat16", image=Tensor.long),
+    refusal("image_3d", r"image must be \[N, C, H, W\]", image=lambda v: v[0]),
+    refusal("image_none", "image must be a tensor, got None", TypeError, image=None),
+    refusal("no_pixels", "with at least one pixel", image=lambda v: v[..., :0]),
+    refusal(
         "boxes_shape",
-        lambda a: {"boxes": a["boxes"][..., :3]},
         r"boxes must be \[N, P, 4\] for image \[2, 2, 6, 7\], got \[2, 2, 3\] float32 on cpu",
+        boxes=lambda v: v[..., :3],
     ),
-    _refusal("boxes_batch", lambda a: {"boxes": a["boxes"][:1]}, r"boxes must be \[N, P, 4\]"),
-    _refusal(
-        "boxes_half", lambda a: {"boxes": a["boxes"].half()}, "boxes must be float32 or float64"
-    ),
-    _refusal(
-        "boxes_device", lambda a: {"boxes": a["boxes"].to("meta")}, "boxes must be on image's"
-    ),
-    _refusal(
+    refusal("boxes_batch", r"boxes must be \[N, P, 4\]", boxes=lambda v: v[:1]),
+    refusal("boxes_half", "boxes must be float32 or float64", boxes=Tensor.half),
+    refusal("boxes_device", "boxes must be on image's", boxes=on_meta),
+    refusal(
         "boxes_gradient",
-        lambda a: {"boxes": a["boxes"].requires_grad_()},
         "boxes have no gradient: detach them, got boxes that require one",
+        boxes=Tensor.requires_grad_,
     ),
-    _refusal("size_0", lambda a: {"size": 0}, "size must be an int of at least 1, got 0"),
-    _refusal(
-        "size_pair", lambda a: {"size": (4, 4)}, "size must be an int of at least 1, got tuple"
-    ),
+    refusal("size_0", "size must be an int of at least 1, got 0", size=0),
+    refusal("size_pair", "size must be an int of at least 1, got tuple", size=(4, 4)),
 )

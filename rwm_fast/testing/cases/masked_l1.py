@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rwm_fast.testing.cases.case import Case, Inputs, Refusal, Work, normal, uniform
+from rwm_fast.testing.cases.case import Case, Inputs, Work, normal, on_meta, refused, uniform
 
 OP = "masked_l1"
 IMAGES = ("hybrid", "inside", "outside")
@@ -106,40 +106,25 @@ CASES = (
     _case("images_256_all", (16, 3, 256, 256), _soft, bench=True),
 )
 
-
-def _refusal(
-    name: str,
-    change: Callable[[Inputs], Inputs],
-    message: str,
-    error: type[Exception] = ValueError,
-) -> Refusal:
-    return Refusal(OP, name, "soft", change, message, error)
-
-
+refusal = refused(OP, "soft")
 REFUSALS = (
-    _refusal(
+    refusal(
         "mask_shape",
-        lambda a: {"mask": a["mask"][:, 0]},
         r"mask must be \[N, 1, H, W\] or \[N, C, H, W\] for images \[2, 3, 2, 5\], got \[2, 2, 5\]",
+        mask=lambda v: v[:, 0],
     ),
-    _refusal("mask_list", lambda a: {"mask": [1.0]}, "mask must be a tensor, got list", TypeError),
-    _refusal("mask_dtype", lambda a: {"mask": a["mask"].long()}, "mask must have hybrid's dtype"),
-    _refusal(
-        "mask_float64", lambda a: {"mask": a["mask"].double()}, "mask must have hybrid's dtype"
-    ),
-    _refusal(
-        "mask_device", lambda a: {"mask": a["mask"].to("meta")}, "mask must be on hybrid's device"
-    ),
-    _refusal(
+    refusal("mask_list", "mask must be a tensor, got list", TypeError, mask=[1.0]),
+    refusal("mask_dtype", "mask must have hybrid's dtype", mask=Tensor.long),
+    refusal("mask_float64", "mask must have hybrid's dtype", mask=Tensor.double),
+    refusal("mask_device", "mask must be on hybrid's device", mask=on_meta),
+    refusal(
         "inside_shape",
-        lambda a: {"inside": a["inside"][..., 1:]},
         r"inside must have hybrid's shape, .*\[2, 3, 2, 5\] float32 on cpu.*, got \[2, 3, 2, 4\]",
+        inside=lambda v: v[..., 1:],
     ),
-    _refusal(
-        "outside_dtype",
-        lambda a: {"outside": a["outside"].half()},
-        "outside must have hybrid's shape, dtype and device",
+    refusal(
+        "outside_dtype", "outside must have hybrid's shape, dtype and device", outside=Tensor.half
     ),
-    _refusal("hybrid_int", lambda a: {"hybrid": a["hybrid"].long()}, "hybrid must be float16"),
-    _refusal("hybrid_3d", lambda a: {"hybrid": a["hybrid"][0]}, r"hybrid must be \[N, C, H, W\]"),
+    refusal("hybrid_int", "hybrid must be float16", hybrid=Tensor.long),
+    refusal("hybrid_3d", r"hybrid must be \[N, C, H, W\]", hybrid=lambda v: v[0]),
 )

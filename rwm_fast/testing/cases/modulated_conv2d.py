@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rwm_fast.testing.cases.case import Case, Inputs, Refusal, Work, normal
+from rwm_fast.testing.cases.case import (
+    Case,
+    Inputs,
+    Work,
+    count_taps,
+    normal,
+    on_meta,
+    refused,
+    split,
+)
 
 OP = "modulated_conv2d"
 PARAMETERS = ("weight", "styles", "noise_strength", "bias")
@@ -47,7 +56,7 @@ def _everywhere(k: int, which: int) -> Callable[..., Tensor]:
     return make
 
 
-def _output_size(x: Tensor, kernel: int, settings: Mapping[str, Any]) -> tuple[int, int]:
+def _output_size(x: Tensor, settings: Mapping[str, Any]) -> tuple[int, int]:
     """For paddings of kernel // 2, which is what cases with noise use."""
     up, down = settings.get("up", 1), settings.get("down", 1)
     return x.shape[2] * up // down, x.shape[3] * up // down
@@ -67,8 +76,7 @@ def _case(
     **more: Any,
 ) -> Case:
     """noise: "each", "shared" or "plane"; all tensors get gradients unless `gradients` is given."""
-    fields = ("gradients", "kept", "smooth", "bench")
-    settings = {k: more.pop(k) for k in tuple(more) if k not in fields}
+    settings, fields = split(more)
     settings.setdefault("padding", kernel // 2)
     n, i, h, w = shape
 
@@ -78,7 +86,7 @@ def _case(
         s = 1 + 0.3 * normal(generator, *((n, i) if styles is None else (n, styles, i)))
         arguments = {"x": x, "weight": weight, "styles": s, **settings}
         if noise is not None:
-            size = _output_size(x, kernel, settings)
+            size = _output_size(x, settings)
             planes = {"each": (n, 1, *size), "shared": (1, 1, *size), "plane": size}[noise]
             arguments["noise"] = normal(generator, *planes)
         if noise_strength is not None:
@@ -94,21 +102,19 @@ def _case(
     gradients = ["x", "weight", "styles"]
     gradients += ["noise"] * (noise is not None) + ["noise_strength"] * (noise_strength is not None)
     gradients += ["regions"] * (regions is not None) + ["bias"] * bias
-    more.setdefault("gradients", tuple(gradients))
-    # a·x, the convolution, the filter; back: b·dt, the filter's and the convolution's adjoints
-    more.setdefault("stored", 6)
-    more.setdefault("any_threads", False)  # torch's convolution sums in its own order
     # the styles' gradient sums most: every pixel, output channel and tap of kernel and filter
-    taps = settings.get("resample_filter")
-    taps = 1 if taps is None else taps.numel() ** (2 if taps.ndim == 1 else 1)
-    terms = max(1, h * w * settings.get("up", 1) ** 2 * max(out_channels, n) * kernel**2 * taps)
-    return Case(OP, name, make, terms=terms, forward=_forward, backward=_backward, **more)
+    taps = kernel**2 * count_taps(settings.get("resample_filter"))
+    terms = max(1, h * w * settings.get("up", 1) ** 2 * max(out_channels, n) * taps)
+    # stored: a·x, the convolution, the filter; back: b·dt, the adjoints of the two.
+    # any_threads: torch's convolution sums in its own order
+    made = {"gradients": tuple(gradients), "terms": terms, "stored": 6, "any_threads": False}
+    return Case(OP, name, make, forward=forward, backward=backward, **made | fields)
 
 
-def _forward(inputs: Mapping[str, Any]) -> Work:
+def forward(inputs: Mapping[str, Any]) -> Work:
     """x and the weight are read once, y is written once; two operations a product."""
     x, weight = inputs["x"], inputs["weight"]
-    h, w = _output_size(x, weight.shape[-1], inputs)
+    h, w = _output_size(x, inputs)
     written = x.shape[0] * weight.shape[0] * h * w
     # each weight meets every pixel of the smaller of the two images
     products = x.shape[0] * min(x.shape[2] * x.shape[3], h * w) * weight.numel()
@@ -116,30 +122,20 @@ def _forward(inputs: Mapping[str, Any]) -> Work:
     return Work(bytes=moved, flops=2 * products)
 
 
-def _backward(inputs: Mapping[str, Any]) -> Work:
-    """dy, y and x are read, dx and dW written; the convolution twice."""
-    x, weight = inputs["x"], inputs["weight"]
-    forward = _forward(inputs)
-    h, w = _output_size(x, weight.shape[-1], inputs)
-    written = x.shape[0] * weight.shape[0] * h * w
-    moved = forward.bytes + (x.numel() + written) * x.element_size()
-    moved += weight.numel() * weight.element_size()
-    return Work(bytes=moved, flops=2 * forward.flops)
+def backward(inputs: Mapping[str, Any]) -> Work:
+    """dy, y and x are read, dx and dW written, of the sizes of the forward pass; the convolution
+    twice."""
+    once = forward(inputs)
+    return Work(bytes=2 * once.bytes, flops=2 * once.flops)
 
 
 def _styled(name: str, shape: tuple[int, int, int, int], out_channels: int, **more: Any) -> Case:
     """A layer of a generator: noise, bias, leaky ReLU."""
-    more = {
-        "noise": "each",
-        "noise_strength": 0.1,
-        "bias": True,
-        "activation": "lrelu",
-        "gain": 2**0.5,
-        **more,
-    }
-    return _case(name, shape, out_channels, **more)
+    layer = {"noise": "each", "noise_strength": 0.1, "bias": True, **LRELU}
+    return _case(name, shape, out_channels, **layer | more)
 
 
+LRELU: dict[str, Any] = {"activation": "lrelu", "gain": 2**0.5}
 UP: dict[str, Any] = {"up": 2, "resample_filter": LOW_PASS, "flip_weight": False}
 DOWN: dict[str, Any] = {"down": 2, "resample_filter": LOW_PASS}
 
@@ -211,90 +207,66 @@ CASES = (
     _case("to_rgb_256", (2, 128, 256, 256), 3, 1, bias=True, demodulate=False, bench=True),
 )  # fmt: skip
 
-
-def _refusal(
-    name: str,
-    change: Callable[[Inputs], Inputs],
-    message: str,
-    error: type[Exception] = ValueError,
-    case: str = "styled",
-) -> Refusal:
-    return Refusal(OP, name, case, change, message, error)
-
-
+refusal = refused(OP, "styled")
 REFUSALS = (
-    _refusal("x_int", lambda a: {"x": a["x"].long()}, "x must be float16, bfloat16"),
-    _refusal("x_3d", lambda a: {"x": a["x"][0]}, r"x must be \[N, I, H, W\], got \[3, 3, 4\]"),
-    _refusal(
-        "x_no_pixel", lambda a: {"x": a["x"][:, :, :0]}, "x must have at least one pixel, got"
-    ),
-    _refusal("x_none", lambda a: {"x": None}, "x must be a tensor, got None", TypeError),
-    _refusal(
+    refusal("x_int", "x must be float16, bfloat16", x=Tensor.long),
+    refusal("x_3d", r"x must be \[N, I, H, W\], got \[3, 3, 4\]", x=lambda v: v[0]),
+    refusal("x_no_pixel", "x must have at least one pixel, got", x=lambda v: v[:, :, :0]),
+    refusal("x_none", "x must be a tensor, got None", TypeError, x=None),
+    refusal(
         "weight_shape",
-        lambda a: {"weight": a["weight"][:, :1]},
         r"weight must be \[O, 3, kh, kw\] for x \[2, 3, 3, 4\], got \[2, 1, 3, 3\]",
+        weight=lambda v: v[:, :1],
     ),
-    _refusal(
-        "weight_dtype", lambda a: {"weight": a["weight"].half()}, "weight must have x's dtype"
-    ),
-    _refusal(
+    refusal("weight_dtype", "weight must have x's dtype", weight=Tensor.half),
+    refusal(
         "styles_shape",
-        lambda a: {"styles": a["styles"][:1]},
         r"styles must be \[2, 3\] for x \[2, 3, 3, 4\] .*, got \[1, 3\]",
+        styles=lambda v: v[:1],
     ),
-    _refusal(
+    refusal(
         "styles_without_regions",
-        lambda a: {"styles": torch.zeros(2, 2, 3)},
         r"styles must be \[2, 3\] .*\[N, K, I\] goes with regions",
+        styles=torch.zeros(2, 2, 3),
     ),
-    _refusal(
-        "styles_device", lambda a: {"styles": a["styles"].to("meta")}, "styles must be on x's"
-    ),
-    _refusal(
+    refusal("styles_device", "styles must be on x's", styles=on_meta),
+    refusal(
         "regions_count",
-        lambda a: {"regions": a["regions"][:, :1]},
         r"regions must be \[2, 2, H, W\] for 2 styles, got \[2, 1, 4, 3\]",
         case="mask",
+        regions=lambda v: v[:, :1],
     ),
-    _refusal(
-        "regions_dtype",
-        lambda a: {"regions": a["regions"].long()},
-        "regions must have x's dtype",
-        case="mask",
-    ),
-    _refusal(
+    refusal("regions_dtype", "regions must have x's dtype", case="mask", regions=Tensor.long),
+    refusal(
         "styles_beside_regions",
-        lambda a: {"styles": torch.zeros(2, 2, 5)},
         r"styles must be \[2, K, 3\] beside regions",
         case="mask",
+        styles=torch.zeros(2, 2, 5),
     ),
-    _refusal(
+    refusal(
         "noise_shape",
-        lambda a: {"noise": torch.zeros(2, 1, 6, 8)},
         r"noise must be \[2, 1, 3, 4\], \[1, 1, 3, 4\] or \[3, 4\], got \[2, 1, 6, 8\]",
+        noise=torch.zeros(2, 1, 6, 8),
     ),
-    _refusal("noise_list", lambda a: {"noise": [0.0]}, "noise must be a tensor", TypeError),
-    _refusal(
+    refusal("noise_list", "noise must be a tensor", TypeError, noise=[0.0]),
+    refusal(
         "noise_strength",
-        lambda a: {"noise_strength": torch.zeros(4)},
         "noise_strength must be a number or a tensor of one element",
+        noise_strength=torch.zeros(4),
     ),
-    _refusal("bias", lambda a: {"bias": torch.zeros(3)}, r"bias must be \[2\]"),
-    _refusal("up", lambda a: {"up": 0}, "up must be a whole number of at least 1, got 0"),
-    _refusal("down", lambda a: {"down": 0.5}, "down must be a whole number of at least 1"),
-    _refusal(
-        "padding", lambda a: {"padding": [1, 2, 3]}, "padding must be 1, 2 or 4 whole numbers"
-    ),
-    _refusal(
-        "nothing_left", lambda a: {"padding": -1}, "padding must leave at least one pixel, got -1"
-    ),
-    _refusal(
+    refusal("bias", r"bias must be \[2\]", bias=torch.zeros(3)),
+    refusal("up", "up must be a whole number of at least 1, got 0", up=0),
+    refusal("down", "down must be a whole number of at least 1", down=0.5),
+    refusal("padding", "padding must be 1, 2 or 4 whole numbers", padding=[1, 2, 3]),
+    refusal("nothing_left", "padding must leave at least one pixel, got -1", padding=-1),
+    refusal(
         "filter_gradient",
-        lambda a: {"resample_filter": torch.ones(3, requires_grad=True), "up": 2},
         "resample_filter must not require a gradient",
+        resample_filter=torch.ones(3, requires_grad=True),
+        up=2,
     ),
-    _refusal("filter", lambda a: {"resample_filter": 1.0}, "must be a tensor, got 1.0", TypeError),
-    _refusal("activation", lambda a: {"activation": "relu"}, "activation must be one of linear"),
-    _refusal("eps", lambda a: {"eps": -1.0}, "eps must be at least 0, got -1.0"),
-    _refusal("clamp", lambda a: {"clamp": 0.0}, "clamp must be None or above 0"),
+    refusal("filter", "must be a tensor, got 1.0", TypeError, resample_filter=1.0),
+    refusal("activation", "activation must be one of linear", activation="relu"),
+    refusal("eps", "eps must be at least 0, got -1.0", eps=-1.0),
+    refusal("clamp", "clamp must be None or above 0", clamp=0.0),
 )

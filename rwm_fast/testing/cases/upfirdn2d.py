@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rwm_fast.testing.cases.case import Case, Inputs, Refusal, Work, normal
+from rwm_fast.testing.cases.case import (
+    Case,
+    Inputs,
+    Work,
+    count_taps,
+    normal,
+    on_meta,
+    refused,
+    split,
+)
 
 OP = "upfirdn2d"
 Shape = tuple[int, int, int, int]
@@ -33,13 +42,13 @@ def _work(inputs: Mapping[str, Any]) -> Work:
 
 
 def _case(name: str, shape: Shape, filter: Tensor | None, **more: Any) -> Case:
-    settings = {k: more.pop(k) for k in tuple(more) if k not in ("smooth", "bench", "kept")}
+    settings, fields = split(more)
 
     def make(generator: torch.Generator) -> Inputs:
         return {"x": normal(generator, *shape), "filter": filter, **settings}
 
-    taps = 1 if filter is None else filter.numel() ** (2 if filter.ndim == 1 else 1)
-    return Case(OP, name, make, ("x",), terms=taps, forward=_work, backward=_work, **more)
+    terms = count_taps(filter)
+    return Case(OP, name, make, ("x",), terms=terms, forward=_work, backward=_work, **fields)
 
 
 UNEVEN = torch.tensor([[0.5, -0.25, 1.0], [0.125, 0.75, -0.5]], dtype=torch.float64)  # no symmetry
@@ -78,43 +87,28 @@ CASES = (
     _case("down2_64", (4, 64, 64, 64), LOW_PASS, down=2, padding=1, bench=True),
 )
 
-
-def _refusal(
-    name: str,
-    change: Callable[[Inputs], Inputs],
-    message: str,
-    error: type[Exception] = ValueError,
-) -> Refusal:
-    return Refusal(OP, name, "blur", change, message, error)
-
-
+refusal = refused(OP, "blur")
 REFUSALS = (
-    _refusal("x_int", lambda a: {"x": a["x"].long()}, "x must be float16, bfloat16"),
-    _refusal("x_3d", lambda a: {"x": a["x"][0]}, r"x must be \[N, C, H, W\], got \[3, 5, 7\]"),
-    _refusal("x_list", lambda a: {"x": [1.0]}, "x must be a tensor, got list", TypeError),
-    _refusal("filter_int", lambda a: {"filter": torch.ones(3).int()}, "filter must be float16"),
-    _refusal(
-        "filter_3d",
-        lambda a: {"filter": torch.ones(1, 2, 2)},
-        r"filter must be \[F\] or \[FH, FW\]",
-    ),
-    _refusal("filter_empty", lambda a: {"filter": torch.ones(0)}, "at least one tap"),
-    _refusal(
+    refusal("x_int", "x must be float16, bfloat16", x=Tensor.long),
+    refusal("x_3d", r"x must be \[N, C, H, W\], got \[3, 5, 7\]", x=lambda v: v[0]),
+    refusal("x_list", "x must be a tensor, got list", TypeError, x=[1.0]),
+    refusal("filter_int", "filter must be float16", filter=torch.ones(3).int()),
+    refusal("filter_3d", r"filter must be \[F\] or \[FH, FW\]", filter=torch.ones(1, 2, 2)),
+    refusal("filter_empty", "at least one tap", filter=torch.ones(0)),
+    refusal(
         "filter_gradient",
-        lambda a: {"filter": torch.ones(3, requires_grad=True)},
         "filter must not require a gradient: the operator gives none for it",
+        filter=torch.ones(3, requires_grad=True),
     ),
-    _refusal(
-        "filter_device", lambda a: {"filter": a["filter"].to("meta")}, "filter must be on cpu"
-    ),
-    _refusal("up_0", lambda a: {"up": 0}, "up must be one or two numbers of at least 1, got "),
-    _refusal("up_half", lambda a: {"up": 1.5}, "up must be one or two numbers of at least 1"),
-    _refusal("down_3", lambda a: {"down": [1, 1, 1]}, "down must be one or two numbers"),
-    _refusal("padding_3", lambda a: {"padding": [1, 2, 3]}, "padding must be 1, 2 or 4 whole numb"),
-    _refusal("padding_half", lambda a: {"padding": 0.5}, "padding must be 1, 2 or 4 whole numbers"),
-    _refusal(
+    refusal("filter_device", "filter must be on cpu", filter=on_meta),
+    refusal("up_0", "up must be one or two numbers of at least 1, got ", up=0),
+    refusal("up_half", "up must be one or two numbers of at least 1", up=1.5),
+    refusal("down_3", "down must be one or two numbers", down=[1, 1, 1]),
+    refusal("padding_3", "padding must be 1, 2 or 4 whole numb", padding=[1, 2, 3]),
+    refusal("padding_half", "padding must be 1, 2 or 4 whole numbers", padding=0.5),
+    refusal(
         "nothing_left",
-        lambda a: {"padding": -2},
         r"the padded image must be at least as large as the filter, got \[2, 3, 5, 7\]",
+        padding=-2,
     ),
 )
