@@ -1,17 +1,9 @@
 """Builds rwm_fast._C (C++, CPU) and rwm_fast._cuda (CUDA) with ninja.
 
-torch is not needed to build: kernels take raw pointers. Switches, all from the environment:
-
-    RWM_FAST_EXT         auto (default): _C if there is a C++ compiler; 1: insist; 0: build nothing
-    RWM_FAST_CUDA        auto (default): _cuda if nvcc is found and works; 1: insist; 0: leave out
-    RWM_FAST_CUDA_ARCHS  targets such as "8.0 9.0a" or "80;90a+PTX", or "all"; default: those of
-                         TORCH_CUDA_ARCH_LIST, else of the visible GPUs, else 8.0 and its PTX
-    RWM_FAST_NVCC        which nvcc; default: CUDACXX, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda
-    CXX, CXXFLAGS, LDFLAGS, NVCC_CCBIN, MAX_JOBS    as usual
-
-pip hides what is printed here, so what was built, or why not, is kept in rwm_fast/_build_info.json.
-Editors find how in build/compile_commands.json. Nothing may raise before build_ext runs, or a mere
-question for metadata would fail.
+torch is not needed to build: kernels take raw pointers. The switches, all from the environment, are
+in docs/install.md. pip hides what is printed here, so what was built, or why not, is kept in
+rwm_fast/_build_info.json. Editors find how in build/compile_commands.json. Nothing may raise before
+build_ext runs, or a mere question for metadata would fail.
 """
 
 import json
@@ -51,10 +43,11 @@ class BuildExt(build_ext):
     """Compiles both modules, copies them into the package and records what happened."""
 
     def run(self):
-        inplace = self.inplace or getattr(self, "editable_mode", False)
         # Python started in the source folder imports the package from there, installed or not: so
         # the modules are left there too, or it would run without them.
-        packages = [Path("rwm_fast")] + ([] if inplace else [Path(self.build_lib, "rwm_fast")])
+        packages = [Path("rwm_fast")]
+        if not (self.inplace or getattr(self, "editable_mode", False)):
+            packages.append(Path(self.build_lib, "rwm_fast"))
         Path("build").mkdir(exist_ok=True)
         with open("build/.lock", "w") as lock:
             if os.name != "nt":  # where nothing is compiled
@@ -63,12 +56,12 @@ class BuildExt(build_ext):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             cpu, cpu_words = obeying("RWM_FAST_EXT", make_cpu)
             cuda, cuda_words = obeying("RWM_FAST_CUDA", make_cuda)
-            record = {"cpu": cpu_words, "cuda": cuda_words}
+            record = json.dumps({"cpu": cpu_words, "cuda": cuda_words}, indent=2)
             for package in packages:
                 package.mkdir(parents=True, exist_ok=True)
                 put(cpu, package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}")
                 put(cuda, package / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}")
-                (package / "_build_info.json").write_text(json.dumps(record, indent=2) + "\n")
+                (package / "_build_info.json").write_text(f"{record}\n")
 
     def get_outputs(self):
         package, names = Path(self.build_lib, "rwm_fast"), ("_C.*", "_cuda.*", "_build_info.json")
@@ -83,8 +76,7 @@ def put(library, target):
     if library is None:
         return target.unlink(missing_ok=True)
     # A new file, not a rewritten one: a running process may have the old one open.
-    shutil.copy2(library, f"{target}.new")
-    os.replace(f"{target}.new", target)
+    os.replace(shutil.copy2(library, f"{target}.new"), target)
 
 
 def obeying(switch, make):
@@ -93,8 +85,8 @@ def obeying(switch, make):
     if mode not in ("auto", "1", "0"):
         raise CompileError(f"{switch} must be auto, 1 or 0, got {mode!r}")
     try:
-        if mode == "0":
-            raise Skipped(f"{switch}=0")
+        if "0" in (mode, os.environ.get("RWM_FAST_EXT")):
+            raise Skipped(f"{switch if mode == '0' else 'RWM_FAST_EXT'}=0")
         library, words = make()
         words = f"built with {words}"
     except Skipped as reason:
@@ -107,7 +99,7 @@ def obeying(switch, make):
 
 def make_cpu():
     """(library, compiler) of the C++ module; a compiler that fails is an error."""
-    cxx = None if os.name == "nt" else find_cxx()
+    cxx = None if os.name == "nt" else program(["CXX"], ["c++", "g++", "clang++"])
     if cxx is None:
         raise Skipped("no C++ compiler on PATH (c++, g++, clang++), and CXX is not set")
     # Tests compile csrc/testing themselves.
@@ -118,16 +110,15 @@ def make_cpu():
     try:
         library = run_ninja("_C", sources, [*cxx, *CXX_FLAGS.split()], words_of("CXXFLAGS"), link)
     except subprocess.CalledProcessError as error:
-        hint = "see the compiler's messages above (Python.h is among Python's development files);"
-        hint += " RWM_FAST_EXT=0 installs without it"
-        raise CompileError(f"the C++ module does not compile: {hint}") from error
+        raise CompileError(
+            "the C++ module does not compile: see the compiler's messages above (Python.h is among"
+            " Python's development files); RWM_FAST_EXT=0 installs without it"
+        ) from error
     return library, output(*cxx, "--version").splitlines()[0]
 
 
 def make_cuda():
     """(library, compiler and targets) of the CUDA module."""
-    if os.environ.get("RWM_FAST_EXT") == "0":
-        raise Skipped("RWM_FAST_EXT=0")
     try:
         nvcc = find_nvcc()
         if nvcc is None:
@@ -136,8 +127,9 @@ def make_cuda():
         host = ["-ccbin", os.environ["NVCC_CCBIN"]] if os.environ.get("NVCC_CCBIN") else []
         sources = [CSRC / "bindings_cuda.cpp", *sorted(CSRC.glob("*/*.cu"))]
         # nvcc links: it knows its own library folders. -nodlink: no device code crosses files.
-        link = [nvcc, *host, "-shared", "-nodlink", "-cudart", "static", "-Xlinker", "-s"]
-        return run_ninja("_cuda", sources, [nvcc, *host, *NVCC_FLAGS.split()], gencode, link), words
+        link = [*nvcc, *host, "-shared", "-nodlink", "-cudart", "static", "-Xlinker", "-s"]
+        nvcc += [*host, *NVCC_FLAGS.split()]
+        return run_ninja("_cuda", sources, nvcc, gencode, link), words
     except (OSError, subprocess.CalledProcessError, CompileError) as error:
         raise Skipped(str(error)) from error
 
@@ -146,39 +138,35 @@ def cuda_targets(nvcc):
     """nvcc's target flags, and the words for the build record."""
     own, inherited = os.environ.get("RWM_FAST_CUDA_ARCHS"), os.environ.get("TORCH_CUDA_ARCH_LIST")
     spec = ALL_ARCHS if own == "all" else own or inherited or visible_gpus() or DEFAULT_ARCHS
-    known = set(re.findall(r"sm_(\d+)", output(nvcc, "--list-gpu-code")))
+    known = set(re.findall(r"sm_(\d+)", output(*nvcc, "--list-gpu-code")))
     flags, names, notes = parse_archs(spec, known)
-    release = re.search(r"release ([\d.]+)", output(nvcc, "--version"))[1]
+    release = re.search(r"release ([\d.]+)", output(*nvcc, "--version"))[1]
     return flags, "; ".join([f"nvcc {release} for {' '.join(names)}", *notes])
 
 
 def parse_archs(spec, known):
     """Targets of a list such as "8.0 sm_90a;100+PTX" -> (nvcc flags, names, notes).
 
-    What this nvcc does not know (`known` are its numbers) is dropped with a note, and so is the
-    "+PTX" of an "a" or "f" target: it would run only there. The PTX of the lowest target, at most
-    80, is always added: any newer or unlisted GPU then runs it.
+    What this nvcc does not know (`known` are its numbers) is dropped with a note. The PTX of the
+    lowest target, at most 80, is always added: any newer or unlisted GPU then runs it.
     """
-    targets, ptx, notes = {}, set(), []
+    targets, ptx, notes = {}, [], []
     for word in re.split(r"[\s,;]+", spec.strip()):
         match = re.fullmatch(r"(?:sm_)?(\d+)(?:\.(\d))?([af]?)(\+PTX)?", word)
         if not match:
             raise CompileError(f"CUDA targets: cannot read {word!r} in {spec!r}")
-        number, special = match[1] + (match[2] or ""), match[3]
-        if number not in known:
+        number = match[1] + (match[2] or "")
+        if number in known:
+            targets[number + match[3]] = int(number)
+            ptx += [number + match[3]] if match[4] else []
+        else:
             notes.append(f"{word} dropped, this nvcc does not know it")
-            continue
-        targets[number + special] = int(number)
-        if match[4] and special:
-            notes.append(f"+PTX of {word.removesuffix('+PTX')} dropped")
-        elif match[4]:
-            ptx.add(int(number))
     if not targets:
         raise CompileError(f"CUDA targets: nothing left of {spec!r}: {'; '.join(notes)}")
-    ptx.add(min(80, *targets.values()))
-    codes = [f"sm_{t}" for t in targets] + [f"compute_{p}" for p in sorted(ptx)]
-    flags = [f"-gencode=arch={code.replace('sm_', 'compute_')},code={code}" for code in codes]
-    return flags, [code.replace("compute_", "ptx") for code in codes], notes
+    ptx = dict.fromkeys([str(min(80, *targets.values())), *ptx])
+    flags = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets]
+    flags += [f"-gencode=arch=compute_{t},code=compute_{t}" for t in ptx]
+    return flags, [f"sm_{t}" for t in targets] + [f"ptx{t}" for t in ptx], notes
 
 
 def visible_gpus():
@@ -191,24 +179,21 @@ def visible_gpus():
     return " ".join(found).replace("9.0", "9.0a")
 
 
-def find_cxx():
-    """The C++ compiler's command as words, or None."""
-    words = words_of("CXX")
-    if words and not shutil.which(words[0]):
-        raise CompileError(f"CXX={os.environ['CXX']}: there is no such program")
-    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    return words or (found and [found])
-
-
 def find_nvcc():
-    """The path of nvcc, or None."""
-    for name in filter(os.environ.get, ("RWM_FAST_NVCC", "CUDACXX")):
-        if not shutil.which(os.environ[name]):
-            raise CompileError(f"{name}={os.environ[name]}: there is no such program")
-        return os.environ[name]
+    """nvcc's command as words, or None."""
     homes = filter(None, map(os.environ.get, ("CUDA_HOME", "CUDA_PATH")))
     places = [*(f"{home}/bin/nvcc" for home in homes), "nvcc", "/usr/local/cuda/bin/nvcc"]
-    return next(filter(None, map(shutil.which, places)), None)
+    return program(["RWM_FAST_NVCC", "CUDACXX"], places)
+
+
+def program(names, places):
+    """A command as words: of the first of these variables that is set, whose program must exist,
+    or else the first of these places where there is one; None if there is none."""
+    for name in filter(words_of, names):
+        if not shutil.which(words_of(name)[0]):
+            raise CompileError(f"{name}={os.environ[name]}: there is no such program")
+        return words_of(name)
+    return next(([found] for found in map(shutil.which, places) if found), None)
 
 
 def run_ninja(module, sources, command, flags, link):
@@ -221,33 +206,30 @@ def run_ninja(module, sources, command, flags, link):
     """
     import pybind11
 
+    ninja = shutil.which("ninja", path=sysconfig.get_path("scripts")) or shutil.which("ninja")
+    if ninja is None:
+        raise CompileError("the build needs ninja: pip install ninja")
     python = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
     workspace = Path("build", f"ninja-{python}-pybind11-{pybind11.__version__}")
     folder, headers = workspace / module, workspace / "pybind11"
     folder.mkdir(parents=True, exist_ok=True)
     headers.unlink(missing_ok=True)
     headers.symlink_to(pybind11.get_include())
-    include = [f"-I{CSRC}", "-isystem", str(headers), "-isystem", sysconfig.get_path("include")]
-    commands = ([*command, *include, *flags], link)
-    compile_, link = (shlex.join(words).replace("$", "$$") for words in commands)
-    objects = [f"{folder / source}.o" for source in sources]
-    lines = [
-        f"builddir = {folder}",
-        f"rule compile\n  command = {compile_} -MMD -MF $out.d -c $in -o $out",
-        "  depfile = $out.d\n  deps = gcc",
-        f"rule link\n  command = {link} $in -o $out",
-        *(f"build {folder / source}.o: compile {source}" for source in sources),
-        f"build {folder}/{module}.so: link {' '.join(objects)}",
-    ]
-    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
-    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-    ninja = shutil.which("ninja", path=sysconfig.get_path("scripts")) or shutil.which("ninja")
-    if ninja is None:
-        raise CompileError("the build needs ninja: pip install ninja")
+    places = [f"-I{CSRC}", "-isystem", str(headers), "-isystem", sysconfig.get_path("include")]
+    compile_ = [*command, *places, *flags]
+    quoted = lambda words: shlex.join(words).replace("$", "$$")
+    (folder / "build.ninja").write_text(
+        f"builddir = {folder}\n"
+        f"rule compile\n  command = {quoted(compile_)} -MMD -MF $out.d -c $in -o $out\n"
+        "  depfile = $out.d\n  deps = gcc\n"
+        f"rule link\n  command = {quoted(link)} $in -o $out\n"
+        + "".join(f"build {folder / source}.o: compile {source}\n" for source in sources)
+        + f"build {folder}/{module}.so: link {' '.join(f'{folder / s}.o' for s in sources)}\n"
+    )
     files = sorted(workspace.glob("*/build.ninja"))
-    texts = [output(ninja, "-f", str(file), "-t", "compdb", "compile") for file in files]
-    entries = [entry for text in texts for entry in json.loads(text)]
-    Path("build/compile_commands.json").write_text(json.dumps(entries, indent=1))
+    commands = [json.loads(output(ninja, "-f", str(f), "-t", "compdb", "compile")) for f in files]
+    Path("build/compile_commands.json").write_text(json.dumps(sum(commands, []), indent=1))
+    jobs = [f"-j{count}" for count in words_of("MAX_JOBS")]
     subprocess.run([ninja, "-f", str(folder / "build.ninja"), *jobs], check=True)
     return folder / f"{module}.so"
 

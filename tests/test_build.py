@@ -25,6 +25,7 @@ KNOWN = {"75", "80", "86", "89", "90", "100", "120"}  # of nvcc 13.0
         ("8.0;8.6,9.0a 12.0", "sm_80 sm_86 sm_90a sm_120 ptx80"),
         ("7.5", "sm_75 ptx75"),  # the lowest target below 80
         ("8.6+PTX", "sm_86 ptx80 ptx86"),
+        ("9.0a+PTX", "sm_90a ptx80 ptx90a"),
         ("10.0 10.0", "sm_100 ptx80"),
         (build.DEFAULT_ARCHS, "sm_80 ptx80"),
         (build.ALL_ARCHS, "sm_80 sm_86 sm_89 sm_90a sm_100 sm_120 ptx80"),
@@ -59,12 +60,6 @@ def test_cuda_targets_refused(spec, message):
         build.parse_archs(spec, KNOWN)
 
 
-def test_a_list_loses_the_ptx_it_cannot_have():
-    _, names, notes = build.parse_archs("9.0a+PTX", KNOWN)
-    assert names == ["sm_90a", "ptx80"]
-    assert notes == ["+PTX of 9.0a dropped"]
-
-
 @pytest.mark.parametrize(
     ("shown", "spec"),
     [("9.0\n9.0\n", "9.0a"), ("8.6\n12.0\n", "12.0 8.6"), ("", ""), ("N/A\n", "")],
@@ -77,16 +72,16 @@ def test_visible_gpus(monkeypatch, shown, spec):
 def test_the_environment_says_which_targets(monkeypatch):
     monkeypatch.setattr(build, "visible_gpus", lambda: "9.0a")
     answers = {"--list-gpu-code": "sm_80\nsm_90\n", "--version": "release 13.0, V13.0.88"}
-    monkeypatch.setattr(build, "output", lambda nvcc, option: answers[option])
+    monkeypatch.setattr(build, "output", lambda *command: answers[command[-1]])
     monkeypatch.delenv("RWM_FAST_CUDA_ARCHS", raising=False)
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    assert build.cuda_targets("nvcc")[1] == "nvcc 13.0 for sm_90a ptx80"
+    assert build.cuda_targets(["nvcc"])[1] == "nvcc 13.0 for sm_90a ptx80"
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.0;9.0a+PTX")
-    assert build.cuda_targets("nvcc")[1] == (
-        "nvcc 13.0 for sm_90a ptx80; 7.0 dropped, this nvcc does not know it; +PTX of 9.0a dropped"
+    assert build.cuda_targets(["nvcc"])[1] == (
+        "nvcc 13.0 for sm_90a ptx80 ptx90a; 7.0 dropped, this nvcc does not know it"
     )
     monkeypatch.setenv("RWM_FAST_CUDA_ARCHS", "8.0")
-    assert build.cuda_targets("nvcc")[1] == "nvcc 13.0 for sm_80 ptx80"
+    assert build.cuda_targets(["nvcc"])[1] == "nvcc 13.0 for sm_80 ptx80"
 
 
 def refuse():
@@ -125,15 +120,24 @@ def test_no_compiler_and_no_nvcc_are_reasons(monkeypatch):
 
 def test_no_cuda_module_without_the_c_module(monkeypatch):
     monkeypatch.setenv("RWM_FAST_EXT", "0")
-    with pytest.raises(build.Skipped, match="^RWM_FAST_EXT=0$"):
-        build.make_cuda()
+    for value in ("auto", "0"):
+        monkeypatch.setenv("RWM_FAST_CUDA", value)
+        words = build.obeying("RWM_FAST_CUDA", lambda: 1 / 0)[1]
+        assert words == f"not built: RWM_FAST_{'CUDA' if value == '0' else 'EXT'}=0"
+    monkeypatch.setenv("RWM_FAST_CUDA", "1")
+    with pytest.raises(build.CompileError, match="^RWM_FAST_CUDA=1: RWM_FAST_EXT=0$"):
+        build.obeying("RWM_FAST_CUDA", lambda: 1 / 0)
 
 
-@pytest.mark.parametrize(("name", "find"), [("CXX", "find_cxx"), ("RWM_FAST_NVCC", "find_nvcc")])
-def test_a_program_named_by_the_user_must_exist(monkeypatch, name, find):
-    monkeypatch.setenv(name, "/nowhere/compiler")
-    with pytest.raises(build.CompileError, match=f"{name}=/nowhere/compiler: there is no such"):
-        getattr(build, find)()
+def test_a_program_is_the_first_that_is_named_and_must_exist(monkeypatch):
+    monkeypatch.setattr(build.shutil, "which", lambda name: {"g++": "/bin/g++"}.get(name))
+    assert build.program(["ONE", "TWO"], ["c++", "g++"]) == ["/bin/g++"]
+    assert build.program(["ONE", "TWO"], ["c++"]) is None
+    monkeypatch.setenv("TWO", "g++ -m64")
+    assert build.program(["ONE", "TWO"], ["c++", "g++"]) == ["g++", "-m64"]
+    monkeypatch.setenv("ONE", "/nowhere/compiler")
+    with pytest.raises(build.CompileError, match="ONE=/nowhere/compiler: there is no such program"):
+        build.program(["ONE", "TWO"], ["g++"])
 
 
 def requirements(text):

@@ -44,7 +44,7 @@ def setup_module():
 
 def find():
     """The path of nvcc, or None."""
-    return setup_module().find_nvcc()
+    return (setup_module().find_nvcc() or [None])[-1]
 
 
 def compile_all(nvcc, sources, targets=None):
