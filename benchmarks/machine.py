@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -60,20 +59,8 @@ def software() -> dict[str, object]:
         "cudnn": torch.backends.cudnn.version(),
         "onednn": onednn.group(1) if onednn else "",
         **{name: _version(name) for name in ("triton", "numpy", "pytest")},
-        "compiler": first_line("c++", "--version"),
-        "nvcc": nvcc(),
         "rwm_fast": rwm_fast.build_info(),
     }
-
-
-def nvcc() -> str:
-    """The line of nvcc that names a release, or ""."""
-    places = (os.environ.get("RWM_FAST_NVCC"), "nvcc", "/usr/local/cuda/bin/nvcc")
-    program = next(filter(None, (shutil.which(p) for p in places if p)), None)
-    if program is None:
-        return ""
-    found = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
-    return next((line.strip() for line in found.splitlines() if "release" in line), "")
 
 
 def cpu() -> dict[str, object]:

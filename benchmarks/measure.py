@@ -32,15 +32,9 @@ class Spread(NamedTuple):
 
 def spread(values: Sequence[float]) -> Spread:
     """Percentiles by linear interpolation between the sorted values."""
-    ordered = sorted(values)
-
-    def at(share: float) -> float:
-        place = share * (len(ordered) - 1)
-        low = int(place)
-        high = min(low + 1, len(ordered) - 1)
-        return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-    return Spread(statistics.median(ordered), at(0.2), at(0.8))
+    values = [*values] * (2 if len(values) == 1 else 1)  # Python before 3.13 wants two
+    fifths = statistics.quantiles(values, n=5, method="inclusive")
+    return Spread(statistics.median(values), fifths[0], fifths[-1])
 
 
 def ratios(baseline: Sequence[float], ours: Sequence[float]) -> Spread:

@@ -72,31 +72,6 @@ def every_row(data: dict, parts: tuple[str, ...] | None = None) -> Iterator[tupl
             yield part, name, row
 
 
-def upgraded(data: dict) -> dict:
-    """Results as they are now, of those that were written for CPUs before there was a store."""
-    if "machine" not in data:
-        return data
-    facts = {"name": data["machine"]["cpu"], **data["machine"]}
-    parts: dict = {"ceilings": {"rows": {}}}
-    for threads, found in {"1": data["ceilings"], **data.get("ceilings_by_threads", {})}.items():
-        for name, rate in found.items():
-            name = "triad" if "bytes" in name else name.removeprefix("gigaflops_")
-            kind = "bytes" if name == "triad" else "flops"
-            row = {"run": 0, "bytes": 0, "flops": 0, kind: rate * 1e9, "threads": int(threads)}
-            row["seconds"] = {name: dict.fromkeys(SPREAD, 1.0)}
-            parts["ceilings"]["rows"][named(name, int(threads))] = row
-    for row in data["rows"]:
-        columns = row.get("columns", {})
-        for name, ratio in row.get("ratios", {}).items():
-            columns[name]["over_ours"] = ratio
-        rows = parts.setdefault(row["group"], {"rows": {}})["rows"]
-        rows[named(row["name"], row["threads"])] = {"run": 0, **row}
-    run = {"device": facts, "software": data["software"], "compared": data.get("compared", {})}
-    run["commit"] = data["software"]["commit"]
-    fresh = {"version": VERSION, "identity": {}, "runs": [run], "parts": parts, "crashed": {}}
-    return fresh
-
-
 def named(name: str, threads: int) -> str:
     return name if threads == 1 else f"{name}, {threads} threads"
 
@@ -350,7 +325,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    results = checked(upgraded(json.loads(arguments.results.read_text())))
+    results = checked(json.loads(arguments.results.read_text()))
     if arguments.markdown:
         arguments.markdown.write_text(markdown(results) + "\n")
     if arguments.plot:

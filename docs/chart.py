@@ -37,8 +37,11 @@ def ratios() -> dict[str, dict]:
     found = {}
     for name in RESULTS:
         text = (ROOT / "benchmarks" / "results" / f"{name}.json").read_text()
-        found |= {row["name"]: row for row in json.loads(text)["rows"][::-1] if row["threads"] == 1}
-    return {row: {c: found[row]["ratios"][c]["total"] for c in COLUMNS} for row in ROWS}
+        for part in json.loads(text)["parts"].values():
+            found |= part["rows"]  # those of more threads have other names
+    return {
+        row: {c: found[row]["columns"][c]["over_ours"]["total"] for c in COLUMNS} for row in ROWS
+    }
 
 
 def draw(path: Path) -> None:

@@ -9,6 +9,7 @@ This file is longer than most because every setting and every preset stands on t
 import dataclasses
 import json
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,6 +21,21 @@ Pair = tuple[float, float]
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _check(
+    config: typing.Any, which: tuple[object, ...], test: Callable[[typing.Any], bool], rule: str
+) -> None:
+    """ValueError unless the test holds for every field of one of these names or types."""
+    section = type(config).__name__.removesuffix("Config").lower()
+    for f in dataclasses.fields(config):
+        if f.name in which or f.type in which:
+            value = getattr(config, f.name)
+            _require(test(value), f"{section}.{f.name} must {rule}, got {value}")
+
+
+def _share(value: float) -> bool:
+    return 0 <= value <= 1
 
 
 @dataclass(frozen=True)
@@ -67,39 +83,20 @@ class ModelConfig:
     patch_aggregate: bool = True  # base: targets are judged against the mean reference patch
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if f.type is int or f.type is Ints:
-                least = 0 if f.name == "patch_wide_channels" else 1
-                values = value if f.type is Ints else (value,)
-                _require(
-                    min(values, default=1) >= least,
-                    f"model.{f.name} must be at least {least}, got {value}",
-                )
-            if f.type is Taps:
-                _require(
-                    2 <= len(value) <= 8 and sum(value) > 0,
-                    f"model.{f.name} must be 2 to 8 taps with a positive sum, got {value}",
-                )
-        for name in (
-            "encoder_channels",
-            "head_channels",
-            "discriminator_channels",
-            "patch_channels",
-            "style_channels",
-        ):
-            _require(len(getattr(self, name)) > 0, f"model.{name} must name at least one width")
-        for name, allowed in dict(
-            input_kernel=(1, 3),
-            content_kernel=(1, 3),
-            rgb_kernel=(1, 3),
-            fold=(1, 2, 4),
-            content_fold=(1, 2, 4),
-        ).items():
-            _require(
-                getattr(self, name) in allowed,
-                f"model.{name} must be one of {allowed}, got {getattr(self, name)}",
-            )
+        named = [
+            f"{part}_channels" for part in ("encoder", "head", "style", "discriminator", "patch")
+        ]
+        _check(self, (*named,), lambda widths: len(widths) > 0, "name at least one width")
+        whole = [f.name for f in dataclasses.fields(self) if f.type is int]
+        whole.remove("patch_wide_channels")
+        _check(self, (*whole,), lambda n: n >= 1, "be at least 1")
+        _check(self, (Ints,), lambda widths: min(widths, default=1) >= 1, "be at least 1")
+        _check(self, ("patch_wide_channels",), lambda n: n >= 0, "be at least 0")
+        taps = lambda taps: 2 <= len(taps) <= 8 and sum(taps) > 0
+        _check(self, (Taps,), taps, "be 2 to 8 taps with a positive sum")
+        kernels = ("input_kernel", "content_kernel", "rgb_kernel")
+        _check(self, kernels, (1, 3).__contains__, "be one of (1, 3)")
+        _check(self, ("fold", "content_fold"), (1, 2, 4).__contains__, "be one of (1, 2, 4)")
         down, up = 2 ** (len(self.encoder_channels) - 1), 2 ** len(self.up_channels)
         _require(
             down * self.content_fold == up,
@@ -115,10 +112,8 @@ class ModelConfig:
                 size % 2**halvings == 0 and size >> halvings >= 3,
                 f"model.{name}: {size} px does not halve {halvings} times to a size >= 3",
             )
-        _require(
-            self.image_size % self.stride == 0,
-            f"model.image_size must be a multiple of {self.stride}, got {self.image_size}",
-        )
+        multiple = lambda size: size % self.stride == 0
+        _check(self, ("image_size",), multiple, f"be a multiple of {self.stride}")
 
     @property
     def code_stride(self) -> int:
@@ -161,21 +156,11 @@ class LossConfig:
     content_jitter_keep: float = 0.2  # ours: share of pictures that keep their colours under it
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if f.type is int:
-                _require(value >= 1, f"loss.{f.name} must be at least 1, got {value}")
-            if f.type is float:
-                _require(value >= 0, f"loss.{f.name} must not be negative, got {value}")
-        low, high = self.patch_scale
-        _require(
-            0 < low <= high <= 1,
-            f"loss.patch_scale must satisfy 0 < low <= high <= 1, got {self.patch_scale}",
-        )
-        _require(
-            self.content_jitter_keep <= 1,
-            f"loss.content_jitter_keep must be in [0, 1], got {self.content_jitter_keep}",
-        )
+        _check(self, (int,), lambda n: n >= 1, "be at least 1")
+        _check(self, (float,), lambda x: x >= 0, "not be negative")
+        scale = lambda pair: 0 < pair[0] <= pair[1] <= 1
+        _check(self, ("patch_scale",), scale, "satisfy 0 < low <= high <= 1")
+        _check(self, ("content_jitter_keep",), _share, "be in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -197,12 +182,10 @@ class MaskConfig:
             min(weights) >= 0 and sum(weights) > 0,
             f"mask: shape frequencies must be >= 0 and not all 0, got {weights}",
         )
-        _require(
-            0 < self.area[0] < self.area[1] < 1,
-            f"mask.area must satisfy 0 < low < high < 1, got {self.area}",
-        )
-        _require(0 <= self.invert <= 1, f"mask.invert must be in [0, 1], got {self.invert}")
-        _require(self.max_shapes >= 1, f"mask.max_shapes must be at least 1, got {self.max_shapes}")
+        area = lambda pair: 0 < pair[0] < pair[1] < 1
+        _check(self, ("area",), area, "satisfy 0 < low < high < 1")
+        _check(self, ("invert",), _share, "be in [0, 1]")
+        _check(self, ("max_shapes",), lambda n: n >= 1, "be at least 1")
 
 
 @dataclass(frozen=True)
@@ -221,17 +204,10 @@ class DataConfig:
     workers: int = 2  # ours: loader processes for pictures on disk
 
     def __post_init__(self) -> None:
-        _require(self.resize >= 1, f"data.resize must be positive, got {self.resize}")
-        _require(self.pool >= 1, f"data.pool must be positive, got {self.pool}")
-        _require(self.workers >= 0, f"data.workers must not be negative, got {self.workers}")
-        _require(
-            1 <= self.zoom[0] <= self.zoom[1],
-            f"data.zoom must satisfy 1 <= low <= high, got {self.zoom}",
-        )
-        for name in ("max_bad_fraction", "held_out"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, f"data.{name} must be in [0, 1], got {value}")
-        _require(self.cache_mb >= 0, f"data.cache_mb must not be negative, got {self.cache_mb}")
+        _check(self, ("resize", "pool"), lambda n: n >= 1, "be positive")
+        _check(self, ("workers", "cache_mb"), lambda n: n >= 0, "not be negative")
+        _check(self, ("zoom",), lambda z: 1 <= z[0] <= z[1], "satisfy 1 <= low <= high")
+        _check(self, ("max_bad_fraction", "held_out"), _share, "be in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -267,23 +243,15 @@ class TrainConfig:
     keep_checkpoints: int = 2  # ours: older ones are removed, 0 = keep all
 
     def __post_init__(self) -> None:
-        _require(
-            self.batch >= 2 and self.batch % 2 == 0,
-            f"train.batch must be even (styles swap in pairs), got {self.batch}",
-        )
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if f.name.endswith("_fraction") or f.name == "decay_floor":
-                _require(0 <= value <= 1, f"train.{f.name} must be in [0, 1], got {value}")
-            elif f.name.endswith("betas"):
-                _require(
-                    all(0 <= beta < 1 for beta in value),
-                    f"train.{f.name} must be in [0, 1), got {value}",
-                )
-            elif f.name.endswith(("kimg", "learning_rate")):
-                _require(value > 0, f"train.{f.name} must be positive, got {value}")
-            elif f.type in (int, float):
-                _require(value >= 0, f"train.{f.name} must not be negative, got {value}")
+        even = lambda n: n >= 2 and n % 2 == 0
+        _check(self, ("batch",), even, "be even (styles swap in pairs)")
+        names = [f.name for f in dataclasses.fields(self)]
+        shares = tuple(name for name in names if name.endswith("_fraction"))
+        _check(self, (*shares, "decay_floor"), _share, "be in [0, 1]")
+        _check(self, (Pair,), lambda betas: all(0 <= b < 1 for b in betas), "be in [0, 1)")
+        positive = tuple(name for name in names if name.endswith(("kimg", "learning_rate")))
+        _check(self, positive, lambda x: x > 0, "be positive")
+        _check(self, (int, float), lambda x: x >= 0, "not be negative")
 
 
 @dataclass(frozen=True)
@@ -298,11 +266,8 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        size, resize = self.model.image_size, self.data.resize
-        _require(
-            not self.data.sources or resize >= size,
-            f"data.resize must be at least model.image_size {size}, got {resize}",
-        )
+        size, least = self.model.image_size, lambda resize: not self.data.sources or resize >= size
+        _check(self.data, ("resize",), least, f"be at least model.image_size {size}")
 
     def to_json(self, indent: int | None = 2) -> str:
         """JSON text that `from_json` turns back into an equal Config."""

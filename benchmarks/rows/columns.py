@@ -121,6 +121,11 @@ def discriminators(trainer: Trainer) -> dict[str, torch.nn.Module]:
     return getattr(trainer, "discriminators", None) or trainer.judges
 
 
+def r1_weights(trainer: Trainer) -> list[dict[str, float]]:
+    """What `r1_terms` is told of them."""
+    return [trainer.schedule.all().r1] if hasattr(trainer, "schedule") else []
+
+
 def set_counts(trainer: Trainer, discriminator: int, generator: int) -> None:
     """How often each side has learned; where both take turns, the side that is behind is next."""
     sides = ("discriminator", "generator")

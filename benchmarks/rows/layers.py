@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from benchmarks import ceilings, rewritten
-from benchmarks.rows.operators import STANDARD, OperatorRow, used
+from benchmarks.rows.operators import STANDARD, OperatorRow
 from benchmarks.rows.row import Row
-from rwm_fast.testing.cases import Inputs, case, new
+from rwm_fast.testing.cases import Inputs, new
+from rwm_fast.testing.cases.modulated_conv2d import LOW_PASS, LRELU
 
-LOW_PASS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
 KEPT = ("styles", "noise", "noise_strength", "bias", "weight", "regions", "resample_filter")
 
 
@@ -53,25 +51,6 @@ class LayerRow(OperatorRow):
         return forward, lambda: (forward(), backward(True, True))
 
 
-class PlainRow(LayerRow):
-    """`conv2d_bias_act`, which encoders and discriminators are made of."""
-
-    def ours(self) -> Callable:
-        modules = (
-            f"rwm_fast.ops.{self.op}",
-            "rwm_fast.ops.modulated_conv2d.plain",
-        )  # since, in 0.1
-        name = next(name for name in modules if importlib.util.find_spec(name))
-        return getattr(importlib.import_module(name), self.op)
-
-    def served(self, inputs: Inputs) -> str:
-        """It has no backends of its own: those of the modulated layer that serves it."""
-        x, weight, down = inputs["x"], inputs["weight"], inputs["down"]
-        modulated = {"x": x, "weight": weight, "styles": x.new_ones(x.shape[:2]), "down": down}
-        modulated |= {"padding": 1, "resample_filter": inputs["resample_filter"]}
-        return used("modulated_conv2d", modulated)
-
-
 def _regions(k: int, side: int) -> Callable[[torch.Generator, int], Tensor]:
     """[N, K, side, side]: vertical stripes of equal width, blurred at their borders."""
     place = (torch.arange(side, dtype=torch.float64) + 0.5) / side * k - 0.5
@@ -86,33 +65,28 @@ def layer_row(
     out_channels: int,
     dtype: str = "float32",
     *,
-    up: int = 1,
-    down: int = 1,
     kernel: int = 3,
     styles: int = 1,
     full: bool = False,
+    **resampled: int,  # up or down
 ) -> LayerRow:
-    n, i, side = shape
-    size = side * up // down
+    (n, i, side), up = shape, resampled.get("up", 1)
+    size = side * up // resampled.get("down", 1)
     settings: dict = {"noise": "each", "noise_strength": 0.1, "bias": True, "kernel": kernel}
-    settings |= {"activation": "lrelu", "gain": 2**0.5, "kept": KEPT}
-    if up > 1 or down > 1:
-        settings |= {"up": up, "down": down, "resample_filter": LOW_PASS}
+    settings |= _filtered(resampled) | LRELU
     if styles > 1:
         settings |= {"styles": styles, "regions": _regions(styles, size)}
     gradients = ("x", "weight", "styles", "noise_strength", "bias")
     sizes = ((n, i, side, side), out_channels)
-    layer = new("modulated_conv2d", "row", *sizes, gradients=gradients, **settings)
-    taps = kernel**2 * (16 if up > 1 or down > 1 else 1)
+    layer = new("modulated_conv2d", "row", *sizes, gradients=gradients, kept=KEPT, **settings)
+    taps = kernel**2 * (16 if resampled else 1)
     terms = {"result": i * taps, "x": out_channels * taps, "weight": n * size**2}
     # these sum a whole map, or all the products that one channel meets
     terms |= {"bias": n * size**2, "noise_strength": n * out_channels * size**2}
     terms["styles"] = size**2 * out_channels * taps
-    extra = ("per style", "one style") if styles > 1 else ()
+    columns = (*STANDARD, *(("per style", "one style") if styles > 1 else ()))
     bare = "bare transposed convolution" if up > 1 else "bare convolution"
-    return LayerRow(
-        layer, title, terms, dtype, columns=(*STANDARD, *extra), ceiling=bare, full=full
-    )
+    return LayerRow(layer, title, terms, dtype, columns=columns, ceiling=bare, full=full)
 
 
 def plain_row(
@@ -121,37 +95,21 @@ def plain_row(
     out_channels: int,
     dtype: str = "float32",
     *,
-    down: int = 1,
     full: bool = False,
-) -> PlainRow:
-    """An encoder's or discriminator's layer, 3x3; its work is that of the modulated one."""
+    **resampled: int,  # down
+) -> LayerRow:
+    """An encoder's or discriminator's layer, 3x3."""
     n, i, side = shape
-    like = case("modulated_conv2d", "bare")
-    filter = LOW_PASS if down > 1 else None
-
-    def make(generator: torch.Generator) -> Inputs:
-        draw = lambda *shape: torch.randn(
-            shape, generator=generator, dtype=torch.float64, device=generator.device
-        )
-        # far from the kink: there rounding turns a derivative
-        bias = torch.tensor([6.0, -6.0], dtype=torch.float64).repeat(out_channels)[:out_channels]
-        return {
-            "x": draw(n, i, side, side),
-            "weight": draw(out_channels, i, 3, 3),
-            "bias": bias,
-            "padding": [1, 1, 1, 1],
-            "down": down,
-            "resample_filter": filter,
-            "weight_gain": (9 * i) ** -0.5,
-            "activation": "lrelu",
-            "gain": 2**0.5,
-        }
-
-    taps, pixels = 9 * (16 if down > 1 else 1), n * side**2 // down**2
+    settings = {"padding": [1] * 4, "weight_gain": (9 * i) ** -0.5, **_filtered(resampled), **LRELU}
+    sizes = ((n, i, side, side), out_channels)
+    layer = new("conv2d_bias_act", "row", *sizes, kept=KEPT, **settings)
+    taps, pixels = 9 * (16 if resampled else 1), n * side**2 // resampled.get("down", 1) ** 2
     terms = {"result": i * taps, "x": out_channels * taps, "weight": 16 * pixels, "bias": pixels}
-    gradients = ("x", "weight", "bias")
-    layer = replace(like, op="conv2d_bias_act", make=make, gradients=gradients, kept=KEPT)
-    return PlainRow(layer, title, terms, dtype, ceiling="bare convolution", full=full)
+    return LayerRow(layer, title, terms, dtype, ceiling="bare convolution", full=full)
+
+
+def _filtered(resampled: dict[str, int]) -> dict:
+    return {**resampled, "resample_filter": LOW_PASS} if resampled else {}
 
 
 def rows(tiny: bool = False) -> Iterator[Row]:
@@ -215,14 +173,8 @@ def headline() -> Iterator[Row]:
         for name, c, side in REGIONS:
             title = f"regions K={k} {name} B=16"
             yield layer_row(title, (16, c, side), c, "bfloat16", styles=k)
-    for title, i, o, side, down in PLAIN:
-        yield plain_row(f"{title} B=16", (16, i, side), o, "bfloat16", down=down)
-
-
-PLAIN = (
-    ("plain 128 -> 128 @ 256", 128, 128, 256, 1),
-    ("plain down 128 -> 256 @ 256", 128, 256, 256, 2),
-)
+    yield plain_row("plain 128 -> 128 @ 256 B=16", (16, 128, 256), 128, "bfloat16")
+    yield plain_row("plain down 128 -> 256 @ 256 B=16", (16, 128, 256), 256, "bfloat16", down=2)
 
 
 def others() -> Iterator[Row]:

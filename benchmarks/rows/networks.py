@@ -30,7 +30,7 @@ from benchmarks.rows.row import (
 from rwm_fast.config import Config, preset
 from rwm_fast.models import RegionEditor
 from rwm_fast.training.step import total
-from rwm_fast.training.trainer import Trainer, build_networks
+from rwm_fast.training.trainer import build_networks
 
 PER_STYLE, BLENDED = "a style at a time", "blended styles"  # the two truths: see truth_of
 EXACT = 1e-9  # relative error of a right formula in float64: 1e-15 measured, times conditioning
@@ -236,7 +236,7 @@ class TrainingRow(NetworkRow):
             return {"discriminators": one(False), "autoencoder": one(True)}
 
         run = inside(column, lambda function, *arguments: function(*arguments))
-        kinds = self.kinds(trainer)
+        kinds = self.kinds()
         if self.common:
             kinds = {max(kinds, key=kinds.get): 1.0}
 
@@ -247,16 +247,14 @@ class TrainingRow(NetworkRow):
         steps = [Step(step(i), weight=w) for i, w in kinds.items()]
         return steps, inside(column, answers, apart=True)
 
-    def kinds(self, trainer: Trainer) -> dict[int, float]:
+    def kinds(self) -> dict[int, float]:
         """Iterations that differ in what is due: the first of each kind, and its share."""
-        schedule, first, count = trainer.schedule, {}, {}
-        rules = [rule for update in schedule.table.values() for rule in update.values()]
-        period = math.lcm(*(rule.every for rule in rules))
-        for i in range(period):
-            due = tuple(tuple(schedule.select(update, i, SEEN)) for update in schedule.table)
-            first.setdefault(due, i)
-            count[due] = count.get(due, 0) + 1
-        return {first[due]: n / period for due, n in count.items()}
+        loss, first = self.config.loss, {}
+        every = (loss.r1_interval, loss.consistency_interval, loss.alignment_interval)
+        due = [tuple(i % k == 0 for k in every) for i in range(math.lcm(*every))]
+        for i, kind in enumerate(due):
+            first.setdefault(kind, i)
+        return {i: due.count(kind) / len(due) for kind, i in first.items()}
 
 
 class R1Row(NetworkRow):
@@ -277,8 +275,7 @@ class R1Row(NetworkRow):
         def penalty() -> dict:
             for network in both.values():
                 network.zero_grad(set_to_none=True)
-            weights = trainer.schedule.all().r1
-            terms = method.r1_terms(image, random_source(self.place), weights)
+            terms = method.r1_terms(image, random_source(self.place), *columns.r1_weights(trainer))
             total(terms).backward()
             return terms
 

@@ -30,6 +30,7 @@ from benchmarks.rows.row import (
 )
 from rwm_fast import explain
 from rwm_fast.testing.cases import Case, Inputs, new
+from rwm_fast.testing.cases.modulated_conv2d import LOW_PASS
 
 LAST = torch.channels_last
 STANDARD = ("published", "rewritten", "compiled", OURS, "ceiling")
@@ -180,14 +181,11 @@ class OperatorRow(Row):
             facts.clear()
         if column in BACKENDS:
             with on_backend(column):
-                facts["backend"] = self.served(sets[0])
+                answers = explain(self.op, **sets[0])
+                facts["backend"] = next(n for n, reason in answers.items() if reason == "used")
         named = lambda results: self.named(*results[0])
         steps = [Step({"forward": forward, "total": total}, count=len(sets), before=before)]
         return Built(steps, lambda: self.named(*once()), self.truth_of(column), once, named, facts)
-
-    def served(self, inputs: Inputs) -> str:
-        """The backend that a call runs on."""
-        return used(self.op, inputs)
 
     def bare(self, inputs: Inputs) -> tuple[Callable, Callable]:
         """The ceiling's forward pass, and both passes."""
@@ -233,11 +231,6 @@ class OperatorRow(Row):
 PHASES = ("forward", "total")
 
 
-def used(op: str, inputs: Inputs) -> str:
-    answer = explain(op, **inputs)
-    return next(name for name, reason in answer.items() if reason == "used")
-
-
 def masked_l1_row(dtype: str, n: int = 16, side: int = 256, note: str = "") -> OperatorRow:
     """The mask is a box an image; the gradient goes to the hybrid image alone, as in training."""
 
@@ -278,8 +271,7 @@ FIR = {
 
 
 def fir_row(kind: str, shape: tuple[int, int, int, int], dtype: str, **more: object) -> OperatorRow:
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
-    case = new("upfirdn2d", "row", shape, taps, **FIR[kind])
+    case = new("upfirdn2d", "row", shape, LOW_PASS, **FIR[kind])
     title = f"FIR {kind} {'x'.join(map(str, shape))}"
     return OperatorRow(case, title, dict.fromkeys(("result", "x"), 16), dtype, **more)
 

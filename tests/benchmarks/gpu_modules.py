@@ -34,5 +34,5 @@ def new_store(folder):
 
 
 def new_worker(folder, **more):
-    more = {"deadline": time.time() + 100, "tiny": True, **more}
+    more = {"deadline": time.time() + 1000, "tiny": True, **more}
     return worker.Worker(new_store(folder), device.StandIn(), **more)
