@@ -55,7 +55,7 @@ def _second_order(op, inputs, dy):
 
 
 def test_every_operator_has_cases():
-    assert ops() == (*OPS, *MADE_OF)
+    assert set(ops()) == {*OPS, *MADE_OF}
     assert all(backends(op)[-1] == "eager" for op in ops())
 
 
