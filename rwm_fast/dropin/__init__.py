@@ -9,7 +9,8 @@ lists what was done, and what ran.
 
 from rwm_fast.dropin._finder import install, uninstall
 from rwm_fast.dropin._report import Report, report
+from rwm_fast.dropin.patch import patch
 
-__all__ = ["Report", "install", "report", "uninstall"]
+__all__ = ["Report", "install", "patch", "report", "uninstall"]
 
 install()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,17 @@ def run(function: str, operator: Callable[..., Tensor], x: Tensor, *args: object
             _known[key] = _kind(function, name, x, served[0] if served else "refused")
         calls[_known[key]] += 1
     return operator(x, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """What is called inside is not counted."""
+    before = calls.copy()
+    try:
+        yield
+    finally:
+        calls.clear()
+        calls.update(before)
 
 
 def plain(function: str, x: Tensor) -> None:

@@ -1,6 +1,6 @@
 """The files upfirdn2d and fused_bias_leakyrelu of mmcv's operators.
 
-Since 2.0 upfirdn2d is NVIDIA's (a padding of two numbers is [x, y]); before, it was the port's
+The newer upfirdn2d is NVIDIA's (a padding of two numbers is [x, y]), the older the port's
 (before, after). Which one a call means is read from the installed file.
 """
 

@@ -221,7 +221,7 @@ def test_basicsr(project):
 
 @pytest.mark.parametrize(("source", "size"), [(MMCV_UP, (5, 7)), (UPFIRDN, (6, 6))])
 def test_mmcv_of_both_ages(project, source, size):
-    """A padding (1, 2) is [x, y] since 2.0, and (before, after) before."""
+    """A padding (1, 2) is [x, y] in the newer, and (before, after) in the older."""
     names = "from .upfirdn2d import upfirdn2d\n"
     names += "from .fused_bias_leakyrelu import FusedBiasLeakyReLU, fused_bias_leakyrelu\n"
     files = {"mmcv/__init__.py": "", "mmcv/ops/__init__.py": names}
