@@ -78,8 +78,8 @@ class ModelConfig:
                 )
             if f.type is Taps:
                 _require(
-                    2 <= len(value) <= 8 and sum(value) > 0,
-                    f"model.{f.name} must be 2 to 8 taps with a positive sum, got {value}",
+                    1 <= len(value) <= 8 and sum(value) > 0,
+                    f"model.{f.name} must be 1 to 8 taps with a positive sum, got {value}",
                 )
         for name in (
             "encoder_channels",
