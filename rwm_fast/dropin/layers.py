@@ -53,10 +53,13 @@ def check_resample(layer: Any) -> str | None:
         return "it has no two-dimensional kernel"
     if not isinstance(pad, Sequence) or len(pad) not in (2, 4):
         return "its pad is not two or four numbers"
-    return "it pads by reflection" if getattr(layer, "reflection", False) else None
+    reflects = getattr(layer, "reflection", False)
+    mirrors = isinstance(getattr(layer, "reflection_pad", None), nn.Module)
+    return "it pads by reflection in its forward" if reflects and not mirrors else None
 
 
 def _resample(layer: Any, x: Tensor, up: int = 1, down: int = 1) -> Tensor:
+    x = layer.reflection_pad(x) if getattr(layer, "reflection", False) else x
     return upfirdn2d(x, layer.kernel.to(x.device), up, down, layer.pad)
 
 
@@ -259,9 +262,6 @@ def check_conv_layer(layer: Any) -> str | None:
         return None
     if conv.stride != 2 or conv.padding:
         return "it blurs before a convolution that does not halve"
-    kernel = first(before, "kernel")
-    if isinstance(first(before, "reflection_pad"), nn.Module) and isinstance(kernel, Tensor):
-        return None
     return check_resample(before)
 
 

@@ -170,6 +170,7 @@ def test_more_arguments_of_mmagic():
         theirs.Upsample((1, 2, 1), 3),
         theirs.Downsample((1, 3, 3, 1)),
         theirs.Blur((1, 2, 1), (2, 1)),
+        theirs.Blur((1, 2, 1), (2, 1), reflection_pad=True),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -233,6 +234,12 @@ def shaped_bias():
     return layer
 
 
+def reflecting():
+    layer = theirs.Downsample((1, 3, 3, 1))
+    layer.reflection = True
+    return layer
+
+
 def half():
     layer = theirs.ModulatedStyleConv(3, 4, 3, 5)
     layer.fp16_enabled = layer.conv.fp16_enabled = True
@@ -249,7 +256,7 @@ def half():
         (without("demodulate"), "it does not say whether it demodulates"),
         (shaped_bias(), "its bias is not one number a channel"),
         (half(), "it casts to float16 by itself"),
-        (theirs.Blur((1, 2, 1), (1, 1), reflection_pad=True), "it pads by reflection"),
+        (reflecting(), "it pads by reflection in its forward"),
     ],
 )
 def test_what_is_not_known_is_left_with_the_reason(layer, why, caplog):
