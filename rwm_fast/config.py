@@ -92,8 +92,8 @@ class ModelConfig:
         _check(self, (*whole,), lambda n: n >= 1, "be at least 1")
         _check(self, (Ints,), lambda widths: min(widths, default=1) >= 1, "be at least 1")
         _check(self, ("patch_wide_channels",), lambda n: n >= 0, "be at least 0")
-        taps = lambda taps: 2 <= len(taps) <= 8 and sum(taps) > 0
-        _check(self, (Taps,), taps, "be 2 to 8 taps with a positive sum")
+        taps = lambda taps: 1 <= len(taps) <= 8 and sum(taps) > 0
+        _check(self, (Taps,), taps, "be 1 to 8 taps with a positive sum")
         kernels = ("input_kernel", "content_kernel", "rgb_kernel")
         _check(self, kernels, (1, 3).__contains__, "be one of (1, 3)")
         _check(self, ("fold", "content_fold"), (1, 2, 4).__contains__, "be one of (1, 2, 4)")

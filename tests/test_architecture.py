@@ -31,11 +31,12 @@ ALLOWED = {
     "metrics": GROUND,
     "training": GROUND | {"device", "ops", "nn", "models", "losses", "data", "metrics"},
     "app": GROUND | {"device", "ops", "nn", "models", "losses", "data", "metrics", "training"},
+    "dropin": {"ops"},  # in the place of other projects' operators
     "testing": GROUND | {"ops"},  # inputs and comparisons for tests and benchmarks
     "__init__": {"_build"} | {home.split(".")[1] for home in rwm_fast._HOMES.values()},
 }
-COMMANDS = {"train", "edit", "evaluate", "prepare", "doctor"}
-EVERYTHING = set(ALLOWED) - {"testing"}
+COMMANDS = {"train", "edit", "evaluate", "prepare", "convert", "doctor"}
+EVERYTHING = set(ALLOWED) - {"testing", "dropin"}
 
 # Packages that not everybody has, and heavy ones: only these files may import them at their top.
 OPTIONAL = {

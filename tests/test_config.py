@@ -77,7 +77,7 @@ def test_from_json_is_strict(text, message):
         (ModelConfig, dict(head_channels=(0,)), "head_channels must be at least 1, got"),
         (ModelConfig, dict(patch_wide_channels=-1), "patch_wide_channels must be at least 0"),
         (ModelConfig, dict(input_kernel=2), r"input_kernel must be one of \(1, 3\), got 2"),
-        (ModelConfig, dict(generator_filter=(1,)), "generator_filter must be 2 to 8 taps"),
+        (ModelConfig, dict(generator_filter=()), "generator_filter must be 1 to 8 taps"),
         (ModelConfig, dict(fold=3), "fold must be one of"),
         (ModelConfig, dict(content_fold=2), "doubles 16-fold, but .* halves 32-fold"),
         (ModelConfig, dict(image_size=264), "discriminator_channels: 264 px does not halve 6"),

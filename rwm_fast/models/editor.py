@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rwm_fast.models import official
 from rwm_fast.models.compositing import composite, exclusive, resized
 from rwm_fast.models.encoder import Encoder
 from rwm_fast.models.generator import Generator, Noise
@@ -46,15 +47,22 @@ class RegionEditor(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> RegionEditor:
-        """An editor from a weights file or a run folder; `dtype` is what the networks compute in.
+        """An editor from a weights file, a run folder, or what the official Swapping Autoencoder
+        saves; `dtype` is what the networks compute in.
 
         Raises `rwm_fast.models.WeightsError` if there is none, or it does not fit.
         """
-        config = read_config(path)
-        encoder, generator = Encoder(config.model, dtype), Generator(config.model, dtype)
-        load_weights(path, encoder, generator)
+        if official.is_checkpoint(path):
+            networks = official.load(path, dtype)[1]
+            encoder, generator = networks["encoder"], networks["generator"]
+        else:
+            config = read_config(path)
+            encoder, generator = Encoder(config.model, dtype), Generator(config.model, dtype)
+            load_weights(path, encoder, generator)
         editor = placed(cls(encoder, generator), device)
         return editor.eval().requires_grad_(False)
+
+    load = from_checkpoint
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:

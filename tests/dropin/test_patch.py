@@ -1,0 +1,426 @@
+"""`patch` on layers as other projects write them: same numbers to second order, and back again."""
+
+import copy
+import logging
+import re
+import types
+
+import formulas
+import pytest
+import their_layers as theirs
+import torch
+from formulas import F64, assert_same, derivatives, normal
+from torch import nn
+
+from rwm_fast import dropin
+from rwm_fast.dropin import _calls, _finder
+from rwm_fast.dropin.patch import Patched
+from rwm_fast.nn.layers import ModulatedConv2d as Ours
+
+X, STYLE = normal(2, 3, 6, 7), normal(2, 5, seed=1)
+
+
+def drawn(layer):
+    """In float64 with every parameter drawn."""
+    torch.manual_seed(0)
+    for parameter in layer.double().parameters():
+        nn.init.normal_(parameter)
+    return layer
+
+
+def run(layer, *inputs):
+    """The layer as a function of its inputs and its parameters."""
+    names = [name for name, _ in layer.named_parameters()]
+
+    def function(*tensors):
+        values = dict(zip(names, tensors[len(inputs) :], strict=True))
+        return torch.func.functional_call(layer, values, tensors[: len(inputs)])
+
+    return function
+
+
+def same_when_patched(layer, *inputs, patched=None):
+    """First and second order, to inputs and parameters; then undone."""
+    layer = drawn(layer)
+    tensors = [*inputs, *(p.detach() for p in layer.parameters())]
+    plain = copy.deepcopy(layer)
+    keys = list(layer.state_dict())
+    undo = dropin.patch(layer)
+    assert isinstance(layer, patched or Patched) and list(layer.state_dict()) == keys
+    expected, found = (
+        derivatives(run(plain, *inputs), tensors),
+        derivatives(run(layer, *inputs), tensors),
+    )
+    for a, b in zip(found, expected, strict=True):
+        # kernels are float32 buffers, and ε stands elsewhere: 1e-8 of a sum of order 1
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    undo()
+    assert not any(isinstance(part, Patched) for part in layer.modules())
+    torch.testing.assert_close(layer(*inputs), plain(*inputs))
+
+
+SAMPLING = [{}, {"upsample": True}, {"downsample": True}]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("demodulate", [True, False])
+@pytest.mark.parametrize("free", [None, False, True])
+@pytest.mark.parametrize("sampling", SAMPLING, ids=str)
+def test_modulated(sampling, free, demodulate, k):
+    layer = theirs.ModulatedConv2d(3, 4, k, 5, demodulate, free=free, **sampling)
+    same_when_patched(layer, X, STYLE)
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (1, 2, 1), (1, 2, 4, 2, 1, 1)])
+@pytest.mark.parametrize("sampling", SAMPLING[1:], ids=str)
+def test_modulated_with_other_taps(sampling, taps):
+    same_when_patched(theirs.ModulatedConv2d(3, 4, 3, 5, taps=taps, **sampling), X, STYLE)
+
+
+@pytest.mark.parametrize("mode", [None, "upsample", "downsample"])
+def test_basicsr_modulated(mode):
+    same_when_patched(theirs.basicsr_modulated(3, 4, 3, 5, mode), X, STYLE)
+
+
+@pytest.mark.parametrize("upsample", [False, True])
+def test_mmagic_modulated(upsample):
+    same_when_patched(theirs.MmModulated(3, 4, 3, 5, upsample, style_bias=0.5), X, STYLE)
+
+
+def noise(upsample):
+    return normal(2, 1, *((12, 14) if upsample else (6, 7)), seed=3)
+
+
+@pytest.mark.parametrize("upsample", [False, True])
+@pytest.mark.parametrize("use_noise", [None, False, True])
+def test_styled(upsample, use_noise):
+    layer = theirs.StyledConv(3, 4, 3, 5, use_noise, upsample=upsample)
+    same_when_patched(layer, X, STYLE, noise(upsample))
+
+
+@pytest.mark.parametrize("upsample", [False, True])
+def test_styled_of_basicsr_and_mmagic(upsample):
+    mode = "upsample" if upsample else None
+    same_when_patched(theirs.StyleConv(3, 4, 3, 5, mode), X, STYLE, noise(upsample))
+    layer = theirs.ModulatedStyleConv(3, 4, 3, 5, upsample=upsample)
+    same_when_patched(layer, X, STYLE, noise(upsample))
+
+
+def test_noise_is_drawn_as_before():
+    """The same numbers from the same seed; what the layer remembers of its image too."""
+    plain = drawn(theirs.StyledConv(3, 4, 3, 5, upsample=True))
+    ours = copy.deepcopy(plain)
+    dropin.patch(ours)
+    assert ours.noise.image_size is None  # the trial used a copy
+    torch.manual_seed(7)
+    expected, after = plain(X, STYLE), torch.rand(1)
+    torch.manual_seed(7)
+    torch.testing.assert_close(ours(X, STYLE), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(torch.rand(1), after)
+    assert ours.noise.image_size == plain.noise.image_size == expected.shape
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"noise": normal(1, 1, 12, 14)},
+        {"noise": normal(2, 4, 12, 14)},  # a map a channel
+        {"fixed": normal(1, 1, 12, 14)},
+        {"fixed": normal(1, 1, 5, 6)},
+        {"style": normal(2, 5, 2, 2)},  # a map of styles
+    ],
+)
+def test_uncommon_inputs_of_a_styled_layer(given):
+    layer = drawn(theirs.StyledConv(3, 4, 3, 5, upsample=True))
+    layer.noise.fixed_noise = given.get("fixed")
+    arguments = {"style": given.get("style", STYLE), "noise": given.get("noise", noise(True))}
+    expected = layer(X, **arguments)
+    dropin.patch(layer)
+    torch.testing.assert_close(layer(X, **arguments), expected, rtol=1e-6, atol=1e-6)
+    found = layer(input=X, **arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_more_arguments_of_mmagic():
+    conv = drawn(theirs.MmModulated(3, 4, 3, 5))
+    layer = drawn(theirs.ModulatedStyleConv(3, 4, 3, 5))
+    expected = conv(X, STYLE, input_gain=2.0), layer(X, STYLE, add_noise=False)
+    fresh = [drawn(theirs.MmModulated(3, 4, 3, 5)), drawn(theirs.ModulatedStyleConv(3, 4, 3, 5))]
+    for part in fresh:
+        dropin.patch(part)
+    found = fresh[0](X, STYLE, input_gain=2.0), fresh[1](X, STYLE, add_noise=False)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        theirs.ConvLayer(3, 4, 3),
+        theirs.ConvLayer(3, 4, 1, activate=False, bias=False),
+        theirs.ConvLayer(3, 4, 3, activate=False),
+        theirs.ConvLayer(3, 4, 3, bias=False),
+        theirs.ConvLayer(3, 4, 3, downsample=True),
+        theirs.ConvLayer(3, 4, 3, downsample=True, taps=(1, 2, 1)),
+        theirs.ConvLayer(3, 4, 1, downsample=True, activate=False, bias=False),
+        theirs.ConvLayer(3, 4, 3, downsample=True, reflect=True),
+        theirs.ConvLayer(3, 4, 3, reflect=True),
+        theirs.FusedLeakyReLU(3),
+        theirs.FusedLeakyReLU(3, False, 0.1, 1.5),
+        theirs.Upsample((1, 3, 3, 1)),
+        theirs.Upsample((1, 2, 1), 3),
+        theirs.Downsample((1, 3, 3, 1)),
+        theirs.Blur((1, 2, 1), (2, 1)),
+        theirs.Blur((1, 2, 1), (2, 1), reflection_pad=True),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_other_layers(layer):
+    same_when_patched(layer, X)
+
+
+def whole():
+    return nn.Sequential(
+        theirs.ConvLayer(3, 4, 3), theirs.ConvLayer(4, 4, 3, downsample=True), nn.Conv2d(4, 4, 1)
+    )
+
+
+def test_copies_of_a_patched_model_are_their_own():
+    model = drawn(whole())
+    dropin.patch(model)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert isinstance(copied[0], Patched)
+    assert copied(X).abs().max() > 1e-3 and model(X).abs().max() == 0
+    undo = dropin.patch(drawn(whole()))
+    undo()
+    undo()  # twice is once
+
+
+def test_patching_twice_does_nothing_more():
+    model = drawn(nn.Sequential(whole(), theirs.FusedLeakyReLU(4)))
+    first = dropin.patch(model)
+    classes = [type(m) for m in model.modules()]
+    with pytest.raises(ValueError, match="no layer of this model is known"):
+        dropin.patch(model)
+    assert [type(m) for m in model.modules()] == classes
+    first()
+    assert not any(isinstance(m, Patched) for m in model.modules())
+
+
+class OtherModulated(theirs.ModulatedConv2d):
+    def forward(self, input, style):
+        return super().forward(input, style) * 1.01
+
+
+class MoreArguments(theirs.ModulatedConv2d):
+    def forward(self, input, style, mask):
+        return super().forward(input, style) * mask
+
+
+OtherModulated.__name__ = MoreArguments.__name__ = "ModulatedConv2d"
+
+
+def without(name):
+    layer = theirs.ModulatedConv2d(3, 4, 3, 5)
+    delattr(layer, name)
+    return layer
+
+
+def shaped_bias():
+    layer = theirs.FusedLeakyReLU(3)
+    layer.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+    return layer
+
+
+def reflecting():
+    layer = theirs.Downsample((1, 3, 3, 1))
+    layer.reflection = True
+    return layer
+
+
+def half():
+    layer = theirs.ModulatedStyleConv(3, 4, 3, 5)
+    layer.fp16_enabled = layer.conv.fp16_enabled = True
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (OtherModulated(3, 4, 3, 5), r"its forward gives another result \(by 1e-02\)"),
+        (MoreArguments(3, 4, 3, 5), r"its forward takes \(input, style, mask\)"),
+        (without("weight"), r"its weight is not \[1, O, I, k, k\]"),
+        (without("modulation"), "it has no layer modulation"),
+        (without("demodulate"), "it does not say whether it demodulates"),
+        (shaped_bias(), "its bias is not one number a channel"),
+        (half(), "it casts to float16 by itself"),
+        (reflecting(), "it pads by reflection in its forward"),
+    ],
+)
+def test_what_is_not_known_is_left_with_the_reason(layer, why, caplog):
+    _finder.left.clear()
+    model = nn.Sequential(layer, theirs.FusedLeakyReLU(2))
+    with caplog.at_level(logging.WARNING, "rwm_fast"):
+        dropin.patch(model)
+    assert isinstance(model[1], Patched) and not isinstance(layer, Patched)
+    assert [r for r in caplog.records if "is left as it is" in r.message]
+    assert any(re.search(why, reason) for reason in dropin.report().left.values())
+
+
+def test_a_model_without_known_layers_is_refused():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Upsample(scale_factor=2), Ours(2, 2, 3, 4))
+    message = "patch: no layer of this model is known; it is made of EqualLinear, Linear, Modulated"
+    with pytest.raises(ValueError, match=message):
+        dropin.patch(model)
+
+
+def test_report_counts_layers_and_calls():
+    _finder.replaced.clear()
+    _calls.calls.clear()
+    model = drawn(whole())
+    dropin.patch(model)
+    model(X)
+    report = dropin.report()
+    assert report.replaced["their_layers.ConvLayer"] == "2 layers"
+    calls = {(c.function, c.operator): n for c, n in report.calls.items()}
+    assert calls["layers.ConvLayer", "conv2d_bias_act"] == 2
+
+
+def test_float16_stays_finite():
+    """Weights and styles whose products exceed 65504, at the field's clamp of 256."""
+    layer = drawn(theirs.ModulatedConv2d(8, 4, 3, 5))
+    with torch.no_grad():
+        layer.weight.mul_(300)
+        layer.modulation.bias.add_(300)
+    x = normal(2, 8, 6, 7).clamp(-1, 1) * 256
+    expected = layer(x, STYLE).detach()
+    dropin.patch(layer)
+    found = layer.float()(x.half(), STYLE.float())
+    assert found.dtype == torch.float16 and found.isfinite().all()
+    # 72 products of half precision each, rounding to 2^-11
+    torch.testing.assert_close(
+        found.double(), expected, rtol=2e-2, atol=2e-2 * float(expected.std())
+    )
+
+
+# ---- NVIDIA's networks, whose layers call a function of their module
+
+NETWORKS = """
+import torch
+def profiled(fn):
+    def decorator(*args, **kwargs):
+        return fn(*args, **kwargs)
+    return decorator
+@profiled
+def modulated_conv2d(SIGNATURE):
+    return formula(FORWARDED)
+class SynthesisLayer(torch.nn.Module):
+    def forward(self, *args, **kwargs):
+        return modulated_conv2d(*args, **kwargs)
+"""
+A = (
+    "x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None,"
+    " demodulate=True, flip_weight=True, fused_modconv=True"
+)
+B = "x, w, s, demodulate=True, padding=0, input_gain=None"
+
+
+def stylegan2(x, weight, styles, noise, up, down, padding, f, demodulate, flip_weight, fused):
+    images = []
+    for image, style in zip(x, styles, strict=True):
+        w = weight * style[:, None, None]
+        w = w * (w.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt() if demodulate else w
+        around = (padding,) * 4
+        images.append(formulas.conv2d_resample(image[None], w, f, up, down, around, 1, flip_weight))
+    y = torch.cat(images)
+    return y if noise is None else y + noise
+
+
+def stylegan3(x, w, s, demodulate, padding, input_gain):
+    ph, pw = padding if isinstance(padding, (list, tuple)) else (padding, padding)
+    if demodulate:
+        w = w / w.square().mean((1, 2, 3), keepdim=True).sqrt()
+        s = s / s.square().mean().sqrt()
+    images = []
+    for n, image in enumerate(x):
+        kernel = w * s[n][:, None, None]
+        if demodulate:
+            kernel = kernel / (kernel.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
+        if input_gain is not None:
+            kernel = kernel * input_gain.expand(x.shape[:2])[n][:, None, None]
+        images.append(nn.functional.conv2d(image[None], kernel, padding=(ph, pw)))
+    return torch.cat(images)
+
+
+def networks(signature, formula):
+    names = ", ".join(part.split("=")[0].strip() for part in signature.split(","))
+    module = types.ModuleType("training.networks")
+    module.formula = formula
+    source = NETWORKS.replace("SIGNATURE", signature).replace("FORWARDED", names)
+    exec(source, vars(module))
+    return module
+
+
+W = normal(4, 3, 3, 3, seed=2)
+S = normal(2, 3, seed=3)
+FIR = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+@pytest.mark.parametrize("up", [1, 2])
+def test_stylegan2_networks(up, demodulate):
+    module = networks(A, stylegan2)
+    layer, theirs_ = module.SynthesisLayer(), module.modulated_conv2d
+    undo = dropin.patch(layer)
+    assert module.modulated_conv2d is not theirs_
+    about = (up, 1, 1, FIR, demodulate, up == 1, True)
+    bare = normal(2, 1, 6 * up, 7 * up, seed=4)
+    assert_same(
+        lambda x, w, s, n: layer(x, w, s, n, *about),
+        lambda x, w, s, n: stylegan2(x, w, s, n, *about),
+        X, W, S, bare,
+    )  # fmt: skip
+    undo()
+    assert module.modulated_conv2d is theirs_
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+@pytest.mark.parametrize("padding", [1, [2, 0]])
+@pytest.mark.parametrize(
+    "gain", [None, torch.tensor(0.7, dtype=F64), normal(3, seed=5), normal(2, 3)]
+)
+def test_stylegan3_networks(gain, padding, demodulate):
+    layer = networks(B, stylegan3).SynthesisLayer()
+    settings = {"demodulate": demodulate, "padding": padding, "input_gain": gain}
+    dropin.patch(layer)
+    assert_same(
+        lambda x, w, s: layer(x=x, w=w, s=s, **settings),
+        lambda x, w, s: stylegan3(x, w, s, demodulate, padding, gain),
+        X, W, S,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("signature", "formula", "why"),
+    [
+        ("x, w, s, mask=None", lambda *a: a[0], "its modulated_conv2d is not known"),
+        (B, lambda *a: stylegan3(*a) * 2, "its forward gives another result"),
+    ],
+)
+def test_another_function_is_left(signature, formula, why):
+    module = networks(signature, formula)
+    function = module.modulated_conv2d
+    with pytest.raises(ValueError, match="no layer of this model is known"):
+        dropin.patch(module.SynthesisLayer())
+    assert module.modulated_conv2d is function
+    assert why in dropin.report().left["training.networks.modulated_conv2d"]
+
+
+def test_float16_function_stays_finite():
+    layer = networks(A, stylegan2).SynthesisLayer()
+    dropin.patch(layer)
+    x, s = (X.clamp(-1, 1) * 256).half(), S.float() * 10_000
+    y = layer(x, W.float() * 60, s, padding=1)
+    assert y.dtype == torch.float16 and y.isfinite().all()
