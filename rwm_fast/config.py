@@ -219,6 +219,8 @@ class DataConfig:
     cache_mb: float = 1000.0  # ours: MB of decoded pictures kept in memory; more stays on disk
     pool: int = 6000  # ours: landscapes drawn once and kept
     workers: int = 2  # ours: loader processes for pictures on disk
+    max_megapixels: float = 250.0  # ours: a picture's size above which it is not read
+    max_member_mb: float = 256.0  # ours: MB of a file in a zip, above which it is not read
 
     def __post_init__(self) -> None:
         _require(self.resize >= 1, f"data.resize must be positive, got {self.resize}")
@@ -232,6 +234,9 @@ class DataConfig:
             value = getattr(self, name)
             _require(0 <= value <= 1, f"data.{name} must be in [0, 1], got {value}")
         _require(self.cache_mb >= 0, f"data.cache_mb must not be negative, got {self.cache_mb}")
+        for name in ("max_megapixels", "max_member_mb"):
+            value = getattr(self, name)
+            _require(value > 0, f"data.{name} must be positive, got {value}")
 
 
 @dataclass(frozen=True)

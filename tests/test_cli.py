@@ -255,9 +255,9 @@ def test_bad_edits(refused, trained, picture, tmp_path, monkeypatch, changes, se
         ("a.png", (20, 14)),
         ("b.png", (30, 30)),
         ("small.png", (5, 5)),
-        ("whole.png", (20, 14)),
     ):
         picture(name, size)
+    picture("whole.png", (20, 14), "L", 255)
     (tmp_path / "text.png").write_text("not a picture")
     arguments = {
         "--checkpoint": trained,
@@ -269,7 +269,7 @@ def test_bad_edits(refused, trained, picture, tmp_path, monkeypatch, changes, se
 
 
 def test_as_many_masks_as_styles(refused, trained, picture, tmp_path):
-    a, b = picture("a.png"), picture("b.png")
+    a, b, mask = picture("a.png"), picture("b.png"), picture("m.png", mode="L", color=255)
     sentence = refused(
         "edit",
         *edit(
@@ -281,7 +281,7 @@ def test_as_many_masks_as_styles(refused, trained, picture, tmp_path):
             "--style",
             a,
             "--mask",
-            a,
+            mask,
             "--out",
             tmp_path / "o.png",
         ),
