@@ -11,15 +11,15 @@ from PIL import Image
 Look = NDArray[np.float32]  # [SIDE² + 4]
 
 SIDE = 16  # px of the tiny copy that is compared
-# Two looks are alike where the rms difference of their grey values, each about its mean, is at most
-# _NOISE + _SHARE of the smaller contrast, mean colours differ by at most _SHIFT, of 255, and aspect
-# ratios by _ASPECT.
-_NOISE, _SHARE, _SHIFT, _ASPECT = 1.5, 0.08, 16.0, 0.03
+# Two looks are alike where one's grey values, about their mean, are a multiple of the other's but
+# for an rms of _NOISE + _SHARE of the contrast, the multiple is at most _GAIN either way, colours
+# differ by at most _SHIFT of 255 in the mean, and logarithms of aspect ratios by _ASPECT.
+_NOISE, _SHARE, _GAIN, _SHIFT, _ASPECT = 1.5, 0.08, 1.3, 24.0, 0.03
 
 
 def look_of(image: Image.Image) -> Look:
     """A perceptual hash: grey values about their mean, mean of R, G and B, log of the aspect."""
-    tiny = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=3.0))
+    tiny = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
     colours = tiny.reshape(-1, 3).astype(np.float32)  # [SIDE², 3]
     grey = colours.mean(1)
     rest = np.array([*colours.mean(0), math.log(image.width / image.height)], np.float32)
@@ -44,9 +44,11 @@ class Looks:
         rows = self._rows[: len(self._names)]
         grey = rows[:, :-4]  # [N, SIDE²]
         power, own = np.square(grey).mean(1), np.square(look[:-4]).mean()
-        apart = (power + own - 2 / grey.shape[1] * grey @ look[:-4]).clip(0)
-        contrast = np.sqrt(np.minimum(power, own))
-        alike = np.sqrt(apart) <= _NOISE + _SHARE * contrast
+        common = (grey @ look[:-4]).clip(0) / grey.shape[1]
+        low, high = np.minimum(power, own), np.maximum(power, own)
+        apart = (low - common**2 / np.maximum(high, 1e-6)).clip(0)
+        alike = np.sqrt(apart) <= _NOISE + _SHARE * np.sqrt(low)
+        alike &= np.sqrt(high) <= _NOISE + _GAIN * np.sqrt(low)
         alike &= np.abs(rows[:, -4:-1] - look[-4:-1]).max(1) <= _SHIFT
         alike &= np.abs(rows[:, -1] - look[-1]) <= _ASPECT
         return self._names[int(alike.argmax())] if alike.any() else None
