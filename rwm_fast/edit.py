@@ -42,7 +42,7 @@ class Arguments:
     precision: str = "auto"  # fp32 or bf16
 
     def __post_init__(self) -> None:
-        if len(self.mask_label) not in (0, 1, len(self.mask)):
+        if self.mask_label and (not self.mask or len(self.mask_label) not in (1, len(self.mask))):
             raise ValueError(
                 f"--mask-label: expected one, or one for each of {len(self.mask)} masks, got "
                 f"{len(self.mask_label)}"

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from rwm_fast.app.command_line import parse_into
 from rwm_fast.data.formats import Limits
 from rwm_fast.data.packing import Packing, pack
+from rwm_fast.disk import writable, write_file
 from rwm_fast.errors import UserError, reports_user_errors
-from rwm_fast.whole import writable, write_file
 
 STOPPED = 130  # exit status of a command ended by Ctrl-C, as shells have it
 

@@ -18,8 +18,8 @@ from rwm_fast.data.colour import Pixels, pixels, upright_size
 from rwm_fast.data.formats import LIMITS, BadImageError, Limits, opened
 from rwm_fast.data.mask_file import AmbiguousMaskError, Mask, mask_of
 from rwm_fast.data.saving import Extras, extras_of, write_picture
+from rwm_fast.disk import open_file
 from rwm_fast.errors import UserError
-from rwm_fast.whole import open_file
 
 T = TypeVar("T")
 

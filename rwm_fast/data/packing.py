@@ -26,8 +26,8 @@ from rwm_fast.data.formats import LIMITS, BadImageError, Limits, opened
 from rwm_fast.data.near import Looks, look_of
 from rwm_fast.data.photos import Photo, find_photos
 from rwm_fast.data.unfinished import UnfinishedZip
+from rwm_fast.disk import writable
 from rwm_fast.errors import UserError
-from rwm_fast.whole import writable
 
 _FORMATS = {
     "png": ("PNG", {}),  # Pillow's name and options

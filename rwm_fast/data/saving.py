@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from rwm_fast.data.colour import Pixels, from_srgb
+from rwm_fast.disk import writable, write_file
 from rwm_fast.errors import UserError
-from rwm_fast.whole import writable, write_file
 
 
 class _Format(NamedTuple):

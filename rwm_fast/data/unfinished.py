@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
-from rwm_fast.whole import write_whole
+from rwm_fast.disk import write_whole
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same pictures make the same zip
 _MODE = 0o600 << 16  # what the zip module gives a member

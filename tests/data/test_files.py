@@ -19,8 +19,8 @@ from rwm_fast.data.decode import decode, load_image
 from rwm_fast.data.files import find_pictures, kinds_of, printable
 from rwm_fast.data.formats import FORMATS, BadImageError, Limits, check_png, opened, sniff
 from rwm_fast.data.packing import Packing, pack
+from rwm_fast.disk import write_whole
 from rwm_fast.errors import UserError
-from rwm_fast.whole import write_whole
 
 SMALL = Packing(smallest=1)
 

@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from rwm_fast.errors import UserError
 
+PARTIAL = ".partial"  # ends the name of a file that is being written
+
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)`, flush it to the disk, then give it its name at once.
@@ -21,7 +23,7 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     Errors of writing come as they are, and leave what was there.
     """
     path = writable(path)
-    temporary = path.with_name(path.name[:60] + ".partial")
+    temporary = path.with_name(path.name[:60] + PARTIAL)  # names have a limit
     try:
         temporary.touch()
         mode = (path if path.exists() else temporary).stat().st_mode
@@ -38,6 +40,13 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder that nobody writes to now."""
+    for path in folder.glob("*" + PARTIAL) if folder.is_dir() else ():
+        if path.is_file():
+            path.unlink()
 
 
 def write_file(path: str | Path, write: Callable[[Path], object]) -> None:
