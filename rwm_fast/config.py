@@ -202,9 +202,12 @@ class DataConfig:
     cache_mb: float = 1000.0  # ours: MB of decoded pictures kept in memory; more stays on disk
     pool: int = 6000  # ours: landscapes drawn once and kept
     workers: int = 2  # ours: loader processes for pictures on disk
+    max_megapixels: float = 250.0  # ours: a picture's size above which it is not read
+    max_member_mb: float = 256.0  # ours: MB of a file in a zip, above which it is not read
 
     def __post_init__(self) -> None:
-        _check(self, ("resize", "pool"), lambda n: n >= 1, "be positive")
+        limits = ("resize", "pool", "max_megapixels", "max_member_mb")
+        _check(self, limits, lambda n: n > 0, "be positive")
         _check(self, ("workers", "cache_mb"), lambda n: n >= 0, "not be negative")
         _check(self, ("zoom",), lambda z: 1 <= z[0] <= z[1], "satisfy 1 <= low <= high")
         _check(self, ("max_bad_fraction", "held_out"), _share, "be in [0, 1]")

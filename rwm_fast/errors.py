@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -20,6 +21,8 @@ def reports_user_errors(main: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(main)
     def wrapped(*arguments: P.args, **keywords: P.kwargs) -> R:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that it cannot encode
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return main(*arguments, **keywords)
         except UserError as error:

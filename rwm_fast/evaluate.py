@@ -4,17 +4,25 @@ scores.json and scores.png beside the weights."""
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from rwm_fast.app.command_line import parse_into
+from rwm_fast.config import Config
+from rwm_fast.data.formats import Limits
+from rwm_fast.data.photos import PhotoSet
 from rwm_fast.device import prepare
 from rwm_fast.errors import UserError, reports_user_errors
+from rwm_fast.metrics.evaluate import Pairs
 from rwm_fast.models import RegionEditor, read_config
-from rwm_fast.training.pairs import held_out_pairs
+from rwm_fast.training.pairs import landscape_pairs, photo_pairs
 from rwm_fast.training.report import evaluate, machine, save_pairs_grid, save_report, table
 from rwm_fast.training.step import Autoencoder
+
+PAIRS = 256  # scored, if the pictures are not more
 
 
 @dataclass(frozen=True)
@@ -22,17 +30,20 @@ class Arguments:
     """What the command line says."""
 
     checkpoint: Path  # run folder, or a weights file
-    data: tuple[str, ...] = ()  # folders or zips of pictures; none = what the model was trained on
-    pairs: int = 256  # held-out pairs to score
+    # folders or zips of pictures, all of which are scored; none = pictures of the kind that the
+    # model was trained on, held out of training
+    data: tuple[str, ...] = ()
+    pairs: int | None = None  # pairs to score; none = 256, or as many as there are pictures
     split: Literal["report", "tune"] = "report"  # of landscapes: tune is for choosing settings
     quick: bool = False  # judge by the pass mark of quick runs
     strict: bool = False  # exit with status 1 when the pass mark is missed
     out: Path | None = None  # folder of the results; none = that of the weights
+    limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
     device: str = "auto"  # cpu, cuda or cuda:N
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.pairs < 2:
+        if self.pairs is not None and self.pairs < 2:
             raise ValueError(f"--pairs: expected at least 2, got {self.pairs}")
 
 
@@ -41,14 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_into(Arguments, sys.argv[1:] if argv is None else argv, "evaluate", __doc__)
     device, dtype = prepare(arguments.device, arguments.precision)
     config = read_config(arguments.checkpoint)
-    if arguments.data:
-        config = replace(config, data=replace(config.data, sources=arguments.data))
     editor = RegionEditor.from_checkpoint(arguments.checkpoint, device=device, dtype=dtype)
     networks: Autoencoder = {"encoder": editor.encoder, "generator": editor.generator}
-    pairs = held_out_pairs(config, arguments.split, arguments.pairs)
+    pairs, scored = _pairs(arguments, config)
+    print(scored)
     report = {
         "checkpoint": str(arguments.checkpoint),
         "split": arguments.split,
+        "scored": scored,
         **machine(device, dtype),
         **evaluate(networks, pairs, arguments.quick),
     }
@@ -63,6 +74,36 @@ def main(argv: list[str] | None = None) -> int:
         ) from None
     print(table(report))
     return int(arguments.strict and not report.get("passed", True))
+
+
+def _pairs(arguments: Arguments, config: Config) -> tuple[Pairs, str]:
+    """The pairs to score, and in words what they are of."""
+    sources, limits = arguments.data or config.data.sources, arguments.limits
+    if not sources:
+        pairs = landscape_pairs(arguments.split, arguments.pairs or PAIRS, config.model.image_size)
+        return pairs, f"scored: {len(pairs)} pairs of landscapes"
+    if not arguments.data and not arguments.checkpoint.is_dir():
+        raise UserError(  # a weights file may be anybody's, and so may the folders that it names
+            f"--data: expected the pictures to score, for {arguments.checkpoint} is no run folder "
+            f"of which those of its training could be taken"
+        )
+    share = 0.0 if arguments.data else config.data.held_out  # given pictures are all scored
+    data = replace(
+        config.data,
+        sources=sources,
+        held_out=share,
+        max_megapixels=limits.max_megapixels,
+        max_member_mb=limits.max_member_mb,
+    )
+    pictures = PhotoSet(data, config.model.image_size, config.train.seed)
+    among = pictures.held_out or pictures.training
+    pairs = photo_pairs(pictures, arguments.pairs or max(PAIRS, len(among)), config.mask)
+    used = min(len(among), arguments.pairs or len(among))
+    kind = ", held out of training" if pictures.held_out else ""
+    return pairs, (
+        f"scored: {used} of {len(pictures.photos)} pictures{kind}, in {len(pairs)} pairs; "
+        f"{pictures.describe()}"
+    )
 
 
 def weights_folder(checkpoint: Path) -> Path:

@@ -1,9 +1,10 @@
 """Prepare photos for training: `python -m rwm_fast.prepare PHOTOS --out set.zip`.
 
-Every picture is decoded, turned upright, converted to RGB, made as small as training needs and
-packed into one zip file. Files that cannot be read, and copies of a picture already packed, are
-left out and listed. Train with `--data set.zip`, or, when several sources were packed and each is
-to be a domain, with `--data set.zip/one set.zip/two`.
+Every picture is decoded, turned upright, converted to sRGB, made as small as training needs and
+packed into one zip file. Files that cannot be read, copies of a picture already packed and files
+that are no pictures are left out and listed. An interrupted command, given again, goes on. Train
+with `--data set.zip`, or, when several sources were packed and each is to be a domain, with
+`--data set.zip/one set.zip/two`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ import tyro
 from tqdm import tqdm
 
 from rwm_fast.app.command_line import parse_into
+from rwm_fast.data.formats import Limits
 from rwm_fast.data.packing import Packing, pack
+from rwm_fast.disk import writable, write_file
 from rwm_fast.errors import UserError, reports_user_errors
+
+STOPPED = 130  # exit status of a command ended by Ctrl-C, as shells have it
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Arguments:
     # folders, zip files, or folders inside zip files, as set.zip/beach
     photos: Annotated[tuple[Path, ...], tyro.conf.Positional]
     packing: Annotated[Packing, tyro.conf.arg(name="")] = field(default_factory=Packing)
+    limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
     out: Path | None = None  # zip file to write; without it, photos are only checked
     report: Path | None = None  # JSON file to write the whole report to; the zip holds it too
 
@@ -39,28 +45,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_into(Arguments, given, "prepare", __doc__)
     if not arguments.photos:
         raise UserError("expected at least one folder or zip file of pictures (see --help)")
+    if arguments.report is not None:
+        writable(arguments.report)
     with tqdm(unit=" pictures", disable=None) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = pack(list(map(str, arguments.photos)), arguments.out, arguments.packing, show)
+        sources = list(map(str, arguments.photos))
+        try:
+            report = pack(sources, arguments.out, arguments.packing, show, arguments.limits)
+        except KeyboardInterrupt:
+            bar.close()
+            print("stopped; the same command goes on", file=sys.stderr)
+            return STOPPED
     if arguments.report is not None:
-        _write(arguments.report, report.to_json())
+        text = report.to_json()
+        write_file(arguments.report, lambda temporary: temporary.write_text(text))
     print("\n".join(report.lines()))
     if arguments.out is None:
         print("checked only: --out set.zip packs them")
     else:
         print(f"wrote {arguments.out}, {arguments.out.stat().st_size / 1e6:.1f} MB")
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

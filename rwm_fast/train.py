@@ -32,6 +32,8 @@ SHORT = {
     "--batch": "--train.batch",
     "--kimg": "--train.kimg",
     "--seconds": "--train.seconds",
+    "--max-megapixels": "--data.max-megapixels",
+    "--max-member-mb": "--data.max-member-mb",
 }
 
 

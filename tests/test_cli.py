@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 
 from rwm_fast.config import PRESETS
 from rwm_fast.data.decode import load_image
+from rwm_fast.models import Encoder, Generator, load_weights, read_config, save_weights
 
 TINY = """
 --model.image-size 16 --model.encoder-channels 8 --model.style-channels 8 --model.style-dim 8
@@ -239,7 +241,10 @@ def test_several_regions_with_several_styles(trained, picture, tmp_path):
         ({"--checkpoint": "absent"}, "no weights at"),
         ({"--checkpoint": "text.png"}, "not a readable safetensors file"),
         ({"--out": "absent/out.png"}, "folder that exists"),
-        ({"--out": "out.nope"}, "cannot be written"),
+        ({"--out": "out.nope"}, "expected a name that ends in one of .avif .bmp"),
+        ({"--out": "/dev/full"}, "cannot be written"),
+        ({"--max-megapixels": "0.0001"}, "more than 0.0001 (--max-megapixels raises the limit)"),
+        ({"--mask-label": "1"}, "--mask-label: expected one, or one for each of 0 masks"),
         ({"--feather": "3"}, "edit: feather needs a mask, got None"),
         (
             {"--feather": "-1", "--mask": "whole.png"},
@@ -255,9 +260,9 @@ def test_bad_edits(refused, trained, picture, tmp_path, monkeypatch, changes, se
         ("a.png", (20, 14)),
         ("b.png", (30, 30)),
         ("small.png", (5, 5)),
-        ("whole.png", (20, 14)),
     ):
         picture(name, size)
+    picture("whole.png", (20, 14), "L", 255)
     (tmp_path / "text.png").write_text("not a picture")
     arguments = {
         "--checkpoint": trained,
@@ -269,7 +274,7 @@ def test_bad_edits(refused, trained, picture, tmp_path, monkeypatch, changes, se
 
 
 def test_as_many_masks_as_styles(refused, trained, picture, tmp_path):
-    a, b = picture("a.png"), picture("b.png")
+    a, b, mask = picture("a.png"), picture("b.png"), picture("m.png", mode="L", color=255)
     sentence = refused(
         "edit",
         *edit(
@@ -281,7 +286,7 @@ def test_as_many_masks_as_styles(refused, trained, picture, tmp_path):
             "--style",
             a,
             "--mask",
-            a,
+            mask,
             "--out",
             tmp_path / "o.png",
         ),
@@ -291,6 +296,47 @@ def test_as_many_masks_as_styles(refused, trained, picture, tmp_path):
         "edit",
         *edit(trained, "--content", a, "--style", b, "--style", a, "--out", tmp_path / "o.png"),
     )
+
+
+def test_edit_says_what_it_repaints_and_what_a_mask_does_not(trained, picture, tmp_path, capsys):
+    content, style, out = picture("a.png"), picture("b.png"), tmp_path / "o.png"
+    mask = Image.new("L", (20, 14))
+    mask.paste(1, (0, 0, 10, 14))
+    mask.save(tmp_path / "half.png")
+    picture("none.png", mode="L", color=(0,))
+    base = edit(trained, "--content", content, "--style", style, "--out", out)
+    for extra, share, remark in (
+        ((), "100.0%", ""),
+        (("--mask", tmp_path / "half.png"), "50.0%", ""),
+        (("--mask", tmp_path / "half.png", "--mask-label", "0"), "50.0%", ""),
+        (("--mask", tmp_path / "none.png"), "0.0%", "none.png selects nothing, so nothing is"),
+    ):
+        assert run("edit", *base, *extra) == 0
+        said = capsys.readouterr()
+        assert said.out == f"{out}: 20 x 14, repaints {share}\n" and remark in said.err
+    assert (
+        run("edit", *edit(trained, "--content", content, "--style", style, "--out", content)) == 0
+    )
+    assert "in place of the picture that was edited" in capsys.readouterr().out
+
+
+def test_an_edited_photo_keeps_what_its_file_says(trained, picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", 6
+    photo = Image.new("RGB", (40, 24), (90, 120, 60))
+    photo.save(tmp_path / "a.jpg", exif=exif, dpi=(300, 300), quality=95, subsampling=0)
+    mask = Image.new("L", (24, 40))
+    mask.paste(255, (0, 0, 24, 8))
+    mask.save(tmp_path / "m.png")
+    arguments = ("--content", tmp_path / "a.jpg", "--style", picture("b.png"), "--feather", 2)
+    out = tmp_path / "o.jpg"
+    assert run("edit", *edit(trained, *arguments, "--mask", tmp_path / "m.png", "--out", out)) == 0
+    with Image.open(out) as edited:
+        assert edited.size == (24, 40) and edited.info["dpi"] == (300, 300)
+        assert edited.getexif()[0x010F] == "Maker" and 0x0112 not in edited.getexif()
+    before, after = load_image(tmp_path / "a.jpg"), load_image(out)
+    assert (before - after)[..., 16:, :].abs().max() < 0.03  # quality 95 without subsampling
+    assert (before - after)[..., :6, :].abs().max() > 0.03
 
 
 # ---- evaluate
@@ -315,6 +361,34 @@ def test_photos_are_scored_too(trained, picture, tmp_path, capsys):
         picture(f"pictures/{k}.png", color=(90 * k, 50, 50))
     assert run("evaluate", "--checkpoint", trained, "--data", pictures, "--out", tmp_path) == 0
     assert "reconstruction L1" in capsys.readouterr().out
+
+
+def test_given_pictures_are_all_scored_and_counted(trained, picture, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for k in range(30):
+        picture(f"pictures/{k}.png", color=(8 * k, 50, 50))
+    (pictures / "x.dng").write_bytes(b"II*\0")
+    arguments = ("--checkpoint", trained, "--data", pictures, "--out", tmp_path)
+    assert run("evaluate", *arguments) == 0
+    said = capsys.readouterr().out
+    assert "scored: 30 of 30 pictures, in 256 pairs" in said and "passed over 1 (1 .dng)" in said
+    assert json.loads((tmp_path / "scores.json").read_text())["pairs"] == 256
+    assert run("evaluate", *arguments, "--pairs", 8) == 0
+    assert "scored: 8 of 30 pictures, in 8 pairs" in capsys.readouterr().out
+
+
+def test_a_weights_file_does_not_choose_the_folders_that_are_opened(
+    refused, trained, picture, tmp_path
+):
+    encoder, generator = (kind(read_config(trained).model) for kind in (Encoder, Generator))
+    config = read_config(trained)
+    named = replace(config, data=replace(config.data, sources=(str(tmp_path),)))
+    load_weights(trained, encoder, generator)
+    save_weights(tmp_path / "w.safetensors", encoder, generator, named)
+    assert "expected the pictures to score" in refused(
+        "evaluate", "--checkpoint", tmp_path / "w.safetensors"
+    )
 
 
 def test_bad_evaluations(refused, tmp_path, trained):

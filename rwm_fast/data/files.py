@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import os
+import stat
+import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
+from rwm_fast.data.formats import (
+    EXTENSIONS,
+    HEAD,
+    LIMITS,
+    NO_PICTURE,
+    BadImageError,
+    Limits,
+    passed_over,
+)
+from rwm_fast.disk import kind_of, open_file
 from rwm_fast.errors import UserError
 
-EXTENSIONS = frozenset(
-    (
-        ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif"
-    ).split()
-)
+_LARGE = 32e6  # bytes; of larger members one is in memory at a time
+_one_large = threading.RLock()
+_LINK = 0xA000  # of a zip member's Unix mode
+
+
+class Listing(NamedTuple):
+    """What a place holds: every file is in one of the two."""
+
+    pictures: list[str]  # sorted
+    passed_over: dict[str, str]  # file: why it is no picture
 
 
 class Folder:
@@ -26,8 +45,8 @@ class Folder:
     def __str__(self) -> str:
         return str(self.path)
 
-    def names(self) -> list[str]:
-        """Relative paths of the image files, sorted."""
+    def listing(self) -> Listing:
+        """Relative paths of the files. What is not called a picture is looked into."""
         found, seen = [], set()
         for here, folders, files in os.walk(self.path, followlinks=True):
             real = os.path.realpath(here)
@@ -36,10 +55,25 @@ class Folder:
                 continue
             seen.add(real)
             found += [Path(here, name).relative_to(self.path).as_posix() for name in files]
-        return sorted(name for name in found if _is_picture(name))
+        reasons = {name: self._reason(name) for name in sorted(found)}
+        return _listing(reasons)
+
+    def _reason(self, name: str) -> str | None:
+        if hidden := _hidden(name):
+            return hidden
+        try:
+            mode = os.stat(self.path / name).st_mode
+            if not stat.S_ISREG(mode):
+                return f"{kind_of(mode)}, not a file"
+            if PurePosixPath(name).suffix.lower() in EXTENSIONS:
+                return None
+            with self.open(name) as file:
+                return passed_over(name, file.read(HEAD))
+        except OSError as error:
+            return str(error.strerror or error)
 
     def open(self, name: str) -> BinaryIO:
-        return open(self.path / name, "rb")
+        return open_file(self.path / name)
 
 
 class Zip:
@@ -49,65 +83,173 @@ class Zip:
     position with its parent.
     """
 
-    def __init__(self, path: Path, inside: str = ""):
-        self.path, self.inside = path, inside.strip("/")
+    def __init__(self, path: Path, inside: str = "", limits: Limits = LIMITS):
+        self.path, self.inside, self.limits = path, inside.strip("/"), limits
         self.label = PurePosixPath(self.inside).name or path.stem
         self._archive: zipfile.ZipFile | None = None
+        self._members: dict[str, zipfile.ZipInfo] = {}
         self._process = 0  # that opened it
 
     def __str__(self) -> str:
         return f"{self.path}/{self.inside}" if self.inside else str(self.path)
 
-    def names(self) -> list[str]:
-        """Names of the image files relative to the folder inside, sorted."""
-        start = f"{self.inside}/" if self.inside else ""
-        members = [m.filename for m in self._open().infolist() if not m.is_dir()]
-        inside = [m.removeprefix(start) for m in members if m.startswith(start)]
-        return sorted(name for name in inside if _is_picture(name))
+    def listing(self) -> Listing:
+        """Names of the files, relative to the folder inside. Of several members of one name the
+        last one counts, as for programs that unpack them."""
+        members = self._open().infolist()
+        last = {self._name(member): k for k, member in enumerate(members)}
+        reasons: dict[str, str | None] = {}
+        for k, member in enumerate(members):
+            name = self._name(member)
+            if name is None or name.endswith("/"):
+                continue
+            if last[name] != k:
+                number = sum(key.startswith(f"{name} (") for key in reasons) + 1
+                reasons[f"{name} ({number})"] = "a later member of the zip has the same name"
+            else:
+                reasons[name] = self._reason(name, member)
+        return _listing(dict(sorted(reasons.items())))
+
+    def _name(self, member: zipfile.ZipInfo) -> str | None:
+        """The name inside the folder; some programs for Windows write backslashes."""
+        name, start = member.filename.replace("\\", "/"), f"{self.inside}/"
+        if not self.inside:
+            return name
+        return name.removeprefix(start) if name.startswith(start) else None
+
+    def _reason(self, name: str, member: zipfile.ZipInfo) -> str | None:
+        if hidden := _hidden(name):
+            return hidden
+        if member.external_attr >> 16 & 0xF000 == _LINK:
+            return "a link"
+        if PurePosixPath(name).suffix.lower() in EXTENSIONS:
+            return None
+        try:
+            with self._open().open(member) as file:
+                return passed_over(name, file.read(HEAD))
+        except Exception as error:  # damage raises anything
+            return _reason_of(error)
 
     def open(self, name: str) -> BinaryIO:
-        return io.BytesIO(self._open().read(f"{self.inside}/{name}" if self.inside else name))
+        """The member's bytes. BadImageError when it is damaged, locked or larger than admitted."""
+        archive = self._open()
+        if name not in self._members:
+            raise BadImageError("the zip no longer holds it")
+        member = self._members[name]
+        size, limit = member.file_size, self.limits.max_member_mb
+        if size > limit * 1e6:
+            raise BadImageError(
+                f"{size / 1e6:.0f} MB when unpacked, more than {limit:g} "
+                f"(--max-member-mb raises the limit)"
+            )
+        alone = size > _LARGE
+        if alone:
+            _one_large.acquire()
+        try:
+            with archive.open(member) as file:
+                data = b"".join(_chunks(file, member))
+        except Exception as error:  # zlib.error, LZMAError, EOFError, NotImplementedError, ...
+            if alone:
+                _one_large.release()
+            raise BadImageError(_reason_of(error)) from None
+        return _Alone(data) if alone else io.BytesIO(data)
 
     def _open(self) -> zipfile.ZipFile:
         if self._archive is None or self._process != os.getpid():
-            self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+            archive = zipfile.ZipFile(self.path)
+            named = {self._name(member): member for member in archive.infolist()}
+            self._members = {name: member for name, member in named.items() if name is not None}
+            self._archive, self._process = archive, os.getpid()
         return self._archive
 
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_archive": None}
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_archive": None, "_members": {}}
 
 
-def _is_picture(name: str) -> bool:
+class _Alone(io.BytesIO):
+    """A large member; while it is open no other one is."""
+
+    def close(self) -> None:
+        if not self.closed:
+            _one_large.release()
+        super().close()
+
+
+def _chunks(file: IO[bytes], member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """A member, in pieces so small that data which unpack to more than they say cost nothing: for
+    bz2 and LZMA the module unpacks all that it has read."""
+    bounded = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    size = max(1, member.file_size) if bounded else 4096
+    while chunk := file.read(size):
+        yield chunk
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "it takes more memory than there is"
+    return " ".join(str(error).split())[:300] or f"damaged ({type(error).__name__})"
+
+
+def _hidden(name: str) -> str | None:
     parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and PurePosixPath(name).suffix.lower() in EXTENSIONS
+    if "__MACOSX" in parts:
+        return NO_PICTURE[2]
+    return NO_PICTURE[1] if any(part.startswith(".") for part in parts) else None
 
 
-def find_pictures(source: str | Path) -> tuple[Folder | Zip, list[str]]:
-    """The place that `source` names and the image files in it.
+def _listing(reasons: dict[str, str | None]) -> Listing:
+    pictures = [name for name, reason in reasons.items() if reason is None]
+    return Listing(pictures, {name: why for name, why in reasons.items() if why is not None})
+
+
+def kinds_of(names: list[str]) -> str:
+    """Names counted by extension, as in "20 .heic, 2 without extension"."""
+    suffixes = (PurePosixPath(name).suffix.lower() or "without extension" for name in names)
+    counts = collections.Counter(suffixes).most_common()
+    shown = [f"{count} {suffix}" for suffix, count in counts[:6]]
+    rest = sum(count for _, count in counts[6:])
+    return ", ".join([*shown, *([f"{rest} others"] if rest else [])])
+
+
+def printable(text: object) -> str:
+    """The text with the bytes of a name that is not UTF-8 as \\xe9."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def find_pictures(source: str | Path, limits: Limits = LIMITS) -> tuple[Folder | Zip, Listing]:
+    """The place that `source` names and the files in it.
 
     `source` is a folder, a zip file, or a zip file followed by a folder inside it, as in
-    `set.zip/beach`. Files count as images by their extension; hidden ones are left out. UserError
-    when there is no such place, it cannot be read or holds no image file.
+    `set.zip/beach`. Files are pictures by their name or by their content; all others are listed
+    with the reason. UserError when there is no such place, it cannot be read or holds no picture.
     """
-    place = _place(Path(source).expanduser())
+    place = _place(Path(source).expanduser(), limits)
     try:
-        names = place.names()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{source} cannot be read: {error}") from None
-    if not names:
-        raise UserError(f"{source} holds no pictures; looked for {' '.join(sorted(EXTENSIONS))}")
-    return place, names
+        listing = place.listing()
+    except Exception as error:  # a damaged zip's directory raises anything
+        raise UserError(f"{printable(source)} cannot be read: {_reason_of(error)}") from None
+    if not listing.pictures:
+        others = listing.passed_over
+        name, reason = next(iter(others.items()), ("", ""))
+        what = f"; passed over {kinds_of(list(others))}, for example {name}: {reason}"
+        raise UserError(
+            f"{printable(source)} holds no pictures"
+            + printable(what if others else f"; looked for {' '.join(sorted(EXTENSIONS))}")
+        )
+    return place, listing
 
 
-def _place(path: Path) -> Folder | Zip:
+def _place(path: Path, limits: Limits) -> Folder | Zip:
     if path.is_dir():
         return Folder(path)
     for archive in (path, *path.parents):
         if archive.is_file():
             if not zipfile.is_zipfile(archive):
                 raise UserError(
-                    f"expected a folder of pictures or a zip file, got {archive}, which is neither"
+                    f"expected a folder of pictures or a zip file, got {printable(archive)}, which "
+                    f"is neither"
                 )
-            return Zip(archive, path.relative_to(archive).as_posix().removeprefix("."))
-    raise UserError(f"{path} does not exist; expected a folder of pictures or a zip file")
+            return Zip(archive, path.relative_to(archive).as_posix().removeprefix("."), limits)
+    raise UserError(
+        f"{printable(path)} does not exist; expected a folder of pictures or a zip file"
+    )

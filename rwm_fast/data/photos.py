@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
@@ -16,8 +15,9 @@ from PIL import Image
 
 from rwm_fast.config import DataConfig
 from rwm_fast.data.crops import crop, working_copy, working_size
-from rwm_fast.data.decode import BadImageError, decode, picture_size
-from rwm_fast.data.files import Folder, Zip, find_pictures
+from rwm_fast.data.decode import decode, picture_size
+from rwm_fast.data.files import Folder, Zip, find_pictures, kinds_of, printable
+from rwm_fast.data.formats import LIMITS, NO_PICTURE, BadImageError, Limits
 from rwm_fast.data.order import draws_at, picture_at
 from rwm_fast.errors import UserError
 
@@ -34,15 +34,18 @@ class Photo:
     name: str  # within its place
 
     def __str__(self) -> str:
-        return f"{self.place}/{self.name}"
+        return printable(f"{self.place}/{self.name}")
 
     def read(self, reader: Callable[..., T]) -> T:
         """reader(open file); BadImageError if the file cannot be opened or read."""
         try:
-            with self.place.open(self.name) as file:
-                return reader(file)
-        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # gone, locked, damaged zip
-            raise BadImageError(str(error)) from None
+            file = self.place.open(self.name)
+        except BadImageError:
+            raise
+        except Exception as error:  # gone, no file any more; the whole zip gone or damaged
+            raise BadImageError(printable(error) or type(error).__name__) from None
+        with file:
+            return reader(file)
 
 
 @dataclass(frozen=True, order=True)
@@ -60,8 +63,8 @@ class PhotoSet:
     Unreadable files are left out and listed in `unreadable`; UserError when they are more than
     `config.max_bad_fraction` of all. When the pictures at working size fit in `config.cache_mb`
     they are decoded once and kept; otherwise they are decoded whenever they are used, in
-    `config.workers` processes. A set of at least 20 pictures keeps the share `config.held_out` of
-    them, at most 256, out of training.
+    `config.workers` processes; crops are the same either way. A set of at least 20 pictures keeps
+    the share `config.held_out` of them, at most 256, out of training.
     """
 
     def __init__(
@@ -69,9 +72,10 @@ class PhotoSet:
     ):
         self.config, self.image_size, self.seed = config, image_size, seed
         self.unreadable: list[Unreadable] = []
-        found, self.domains = find_photos(config.sources)
+        self._limits = Limits(config.max_megapixels, config.max_member_mb)
+        found, self.domains, self.passed_over = find_photos(config.sources, self._limits)
         self._found = len(found)
-        sizes = self._read_all(found, picture_size, progress)
+        sizes = self._read_all(found, lambda file: picture_size(file, self._limits), progress)
         self.photos = [photo for photo in found if photo in sizes]
         self.smaller = sum(min(size) < image_size for size in sizes.values())
         needed = sum(3 * math.prod(working_size(size, config)) for size in sizes.values())
@@ -131,6 +135,7 @@ class PhotoSet:
             f"{len(self.photos)} pictures ({domains}), {len(self.held_out)} held out, "
             f"{len(self.unreadable)} unreadable, {self.smaller} smaller than the crop, "
             f"{'in memory' if self.in_memory else 'read when needed'}"
+            + (f"; {told_over(self.passed_over)}" if self.passed_over else "")
         )
 
     def report(self) -> dict[str, Any]:
@@ -142,18 +147,16 @@ class PhotoSet:
             "smaller_than_the_crop": self.smaller,
             "held_out": list(map(str, self.held_out)),
             "unreadable": [vars(bad) for bad in self.unreadable],
+            "passed_over": self.passed_over,
         }
 
     def _open(self, photo: Photo) -> Image.Image:
-        if self._kept is not None:
-            return Image.fromarray(self._kept[photo])
-        return photo.read(self._decode)
-
-    def _decode(self, file: BinaryIO) -> Image.Image:
-        return decode(file, self.config.resize * self.config.zoom[1])
+        kept = self._kept[photo] if self._kept is not None else photo.read(self._working_copy)
+        return Image.fromarray(kept)
 
     def _working_copy(self, file: BinaryIO) -> np.ndarray:
-        return working_copy(self._decode(file), self.config)
+        short_side = self.config.resize * self.config.zoom[1]
+        return working_copy(decode(file, short_side, limits=self._limits), self.config)
 
     def _check(self) -> None:
         bad, limit = len(self.unreadable), self.config.max_bad_fraction
@@ -189,14 +192,30 @@ class PhotoSet:
         return results
 
 
-def find_photos(sources: Sequence[str]) -> tuple[list[Photo], list[str]]:
-    """Every image file of the sources, and the domains' names; UserError as `find_pictures`."""
-    photos, domains = [], []
+def find_photos(
+    sources: Sequence[str], limits: Limits = LIMITS
+) -> tuple[list[Photo], list[str], dict[str, str]]:
+    """Every image file of the sources, the domains' names, and why the other files are none.
+
+    UserError as `find_pictures`."""
+    photos: list[Photo] = []
+    domains: list[str] = []
+    others: dict[str, str] = {}
     for domain, source in enumerate(sources):
-        place, names = find_pictures(source)
-        domains.append(place.label)
+        place, (names, passed_over) = find_pictures(source, limits)
+        domains.append(printable(place.label))
         photos += [Photo(place, domain, name) for name in names]
-    return photos, domains
+        others |= {printable(f"{place}/{name}"): why for name, why in passed_over.items()}
+    return photos, domains, others
+
+
+def told_over(passed_over: Mapping[str, str]) -> str:
+    """What was passed over, in one line; the example is a picture, if there is one."""
+    name, reason = min(passed_over.items(), key=lambda item: item[1] in NO_PICTURE)
+    return (
+        f"passed over {len(passed_over)} ({kinds_of(list(passed_over))}), for example {name}: "
+        f"{reason}"
+    )
 
 
 def _held_out(photos: list[Photo], share: float) -> list[Photo]:

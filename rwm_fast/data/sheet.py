@@ -6,10 +6,10 @@
 import sys
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rwm_fast.data import landscapes
+from rwm_fast.data.saving import write_picture
 
 STYLES = (  # time, season, weather
     ("day", "summer", "fair"),
@@ -49,4 +49,4 @@ def contact_sheet(rows: int = 4, size: int = 112, seed: int = 100) -> Tensor:
 
 
 if __name__ == "__main__":
-    Image.fromarray(contact_sheet().permute(1, 2, 0).numpy()).save(sys.argv[1], optimize=True)
+    write_picture(contact_sheet().permute(1, 2, 0).numpy(), sys.argv[1])

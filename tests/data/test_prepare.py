@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from rwm_fast.config import DataConfig
+from rwm_fast.data import packing
 from rwm_fast.data.photos import PhotoSet
 from rwm_fast.prepare import main
 
@@ -117,12 +118,113 @@ def test_without_out_nothing_is_written(good_folder, tmp_path, capsys):
     assert "checked only" in capsys.readouterr().out
 
 
+def near_pair(folder):
+    """A textured picture, the same smaller and compressed, and another one."""
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    first = Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC)
+    first.save(folder / "1.png")
+    first.resize((120, 90)).save(folder / "2.jpg", quality=60)
+    first.point(lambda value: value * 0.9 + 20).save(folder / "3.png")
+    first.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "4.png")
+    Image.fromarray(noise[::-1]).resize((160, 120)).save(folder / "5.png")
+    return folder
+
+
+def test_pictures_that_look_the_same_are_listed_and_dropped_on_demand(tmp_path, capsys):
+    folder, out = near_pair(tmp_path / "p"), tmp_path / "set.zip"
+    main([str(folder), "--out", str(out), "--smallest", "1"])
+    assert len(members(out)) == 5
+    assert "2 look like another and were kept (--drop-duplicates" in capsys.readouterr().out
+    with zipfile.ZipFile(out) as archive:
+        near = json.loads(archive.read("report.json"))["near"]
+    assert near == {f"{folder}/2.jpg": f"{folder}/1.png", f"{folder}/3.png": f"{folder}/1.png"}
+    main([str(folder), "--out", str(out), "--smallest", "1", "--drop-duplicates"])
+    assert sorted(members(out)) == ["p/1.png", "p/4.png", "p/5.png"]
+    assert "2 look like another and were left out" in capsys.readouterr().out
+
+
+def test_a_wrong_checksum_is_damage(good_folder, capsys):
+    data = bytearray((good_folder / "picture 0.png").read_bytes())
+    data[data.index(b"IDAT") + 20] ^= 1
+    (good_folder / "picture 0.png").write_bytes(data)
+    assert main([str(good_folder), "--smallest", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "39 pictures" in shown and "picture 0.png: damaged: wrong checksum" in shown
+
+
+class Stop(BaseException):
+    """In the place of a kill."""
+
+
+@pytest.mark.parametrize("torn", ["", "journal", "zip", "other"])
+def test_an_interrupted_command_goes_on_to_the_same_zip(good_folder, tmp_path, monkeypatch, torn):
+    (good_folder / "again.png").write_bytes((good_folder / "picture 0.png").read_bytes())
+    (good_folder / "bad.png").write_bytes(b"x")
+    whole, out = tmp_path / "whole.zip", tmp_path / "set.zip"
+    arguments = [str(good_folder), "--smallest", "1", "--size", "24", "--out"]
+    main([*arguments, str(whole)])
+    real, calls = packing.UnfinishedZip.add, []
+
+    def add(self, *rest):
+        if len(calls) == 20:
+            raise Stop
+        calls.append(rest)
+        real(self, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(packing.UnfinishedZip, "add", add)
+        main([*arguments, str(out)])
+    journal, unfinished = (tmp_path / f"set.zip.unfinished{end}" for end in (".jsonl", ""))
+    assert not out.exists() and len(journal.read_text().splitlines()) == 21
+    if torn == "journal":
+        journal.write_text(journal.read_text()[:-30])
+    elif torn == "zip":
+        data = bytearray(unfinished.read_bytes())
+        data[len(data) // 2] ^= 255
+        unfinished.write_bytes(data)
+    elif torn == "other":
+        journal.write_text('{"key": "of other files"}\n' + journal.read_text())
+    decoded = []
+    with monkeypatch.context() as patch:
+        prepare = packing._prepare
+        patch.setattr(packing, "_prepare", lambda *a: decoded.append(a) or prepare(*a))
+        main([*arguments, str(out)])
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(tmp_path.glob("set.zip*")) == [out]
+    left = {"": 22, "journal": 23, "other": 42}
+    assert len(decoded) == left.get(torn, len(decoded)) and 22 <= len(decoded) <= 42
+
+
+def test_a_full_disk_keeps_what_is_done(good_folder, tmp_path, monkeypatch, capsys):
+    def full(self, *_):
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "set.zip"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(packing.UnfinishedZip, "add", full)
+        main([str(good_folder), "--smallest", "1", "--out", str(out)])
+    assert "set.zip cannot be written: No space left on device" in capsys.readouterr().err
+    assert main([str(good_folder), "--smallest", "1", "--out", str(out)]) == 0
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(good_folder, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing.UnfinishedZip, "add", interrupted)
+    assert main([str(good_folder), "--smallest", "1", "--out", str(tmp_path / "a.zip")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped; the same command goes on"
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
         (["nowhere", "--out", "x.zip"], "nowhere does not exist"),
         (["--out", "x.zip"], "expected at least one folder or zip file"),
-        (["photos", "--out", "no/x.zip"], "no/x.zip cannot be written: No such file"),
+        (["photos", "--out", "/dev/full"], "/dev/full cannot be written: it is a device, not a"),
+        (["photos", "--max-megapixels", "0"], "expected more than 0"),
+        (["photos", "--out", "no/x.zip"], "no/x.zip cannot be written: .* folder that exists"),
         (
             ["photos", "--smallest", "900"],
             "none of the 40 pictures can be used; photos/.*: 60 x 48",
