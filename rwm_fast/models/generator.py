@@ -122,7 +122,9 @@ class Generator(Network):
             noise = self.make_noise(content, generator) if noise == "random" else []
         else:
             got = [tuple(m.shape) for m in noise]
-            require(got == shapes, "Generator", f"noise maps must be of shapes {shapes}", got)
+            require(
+                got == shapes, "Generator", lambda: f"noise maps must be of shapes {shapes}", got
+            )
         blocks = len(self.head) + len(self.up) + len(self.tail)
         maps: Sequence[Tensor | None] = noise or [None] * (2 * blocks)
         return iter(list(zip(maps[::2], maps[1::2], strict=True)))
@@ -147,13 +149,15 @@ class Generator(Network):
         require(fits, name, rule, content)
         n, _, h, w = content.shape
         if regions is None:
-            rule = f"style must be [{n}, {config.style_dim}] without regions"
+            rule = lambda: f"style must be [{n}, {config.style_dim}] without regions"
             require(tuple(style.shape) == (n, config.style_dim), name, rule, style)
             return
         fits = style.ndim == 3 and (style.shape[0], style.shape[2]) == (n, config.style_dim)
-        require(fits, name, f"style must be [{n}, K, {config.style_dim}] with regions", style)
+        rule = lambda: f"style must be [{n}, K, {config.style_dim}] with regions"
+        require(fits, name, rule, style)
         size = (n, style.shape[1], h * config.code_stride, w * config.code_stride)
-        require(tuple(regions.shape) == size, name, f"regions must be {list(size)}", regions)
+        rule = lambda: f"regions must be {list(size)}"
+        require(tuple(regions.shape) == size, name, rule, regions)
 
 
 class RegionLevels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rwm_fast.config import ModelConfig
+from rwm_fast.ops._memory import channels_last
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -39,7 +41,7 @@ class Network(nn.Module):
     def enter(self, x: Tensor) -> Tensor:
         """`x` [N, C, H, W] in the compute dtype, channels_last."""
         dtype = self.compute_dtype or self.parameter_dtype
-        return x.to(dtype).contiguous(memory_format=torch.channels_last)
+        return channels_last(x.to(dtype))
 
     def leave(self, y: Tensor) -> Tensor:
         """`y` in the dtype of the parameters."""
@@ -53,9 +55,13 @@ def placed(module: M, device: torch.device | str) -> M:
     return module
 
 
-def require(condition: bool, where: str, rule: str, got: object) -> None:
-    """Raises ValueError naming the network, the rule and what came."""
+def require(condition: bool, where: str, rule: str | Callable[[], str], got: object) -> None:
+    """Raises ValueError naming the network, the rule and what came.
+
+    A rule that names sizes is a function: as text it would fix them for torch.compile.
+    """
     if not condition:
+        rule = rule if isinstance(rule, str) else rule()
         got = list(got.shape) if isinstance(got, Tensor) else got
         raise ValueError(f"{where}: {rule}, got {got}")
 
@@ -64,7 +70,7 @@ def fold(x: Tensor, factor: int) -> Tensor:
     """[N, C, H, W] → [N, C·factor², H/factor, W/factor], channels_last."""
     if factor == 1:
         return x
-    return F.pixel_unshuffle(x, factor).contiguous(memory_format=torch.channels_last)
+    return channels_last(F.pixel_unshuffle(x, factor))
 
 
 def unit(x: Tensor, dim: int) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rwm_fast.ops._torch_private import any_autocast
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -60,6 +64,21 @@ def like(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> N
         f"{name} must have {other_name}'s dtype {str(other.dtype).removeprefix('torch.')}"
         + (" or float32" if half else ""),
         value,
+    )
+
+
+def mixed(*tensors: Any, widest: bool = False) -> tuple[Any, ...]:
+    """Under torch.autocast, which makes mixtures: the tensors in the first one's dtype, or in the
+    widest; float32 may stay beside half precision. Elsewhere as they are."""
+    if not any_autocast():
+        return tensors
+    found = [t.dtype for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
+    dtype = functools.reduce(torch.promote_types, found) if widest and found else None
+    dtype = dtype or (found[0] if found else None)
+    half = not widest and dtype in (torch.float16, torch.bfloat16)
+    kept = (dtype, torch.bool, torch.float32) if half else (dtype, torch.bool)
+    return tuple(
+        t.to(dtype) if isinstance(t, Tensor) and t.dtype not in kept else t for t in tensors
     )
 
 
@@ -117,10 +136,31 @@ def taps(op: str, name: str, filter: Tensor | None, x: Tensor) -> tuple[int, int
     return shape[0], shape[-1]
 
 
+def whole(op: str, name: str, value: Any) -> int:
+    """A whole number of at least 1, of any integer type."""
+    fits = isinstance(value, (int, torch.SymInt))
+    if not fits and hasattr(value, "__index__"):
+        value, fits = _index(value)
+    if not fits or value < 1:
+        require(False, op, f"{name} must be a whole number of at least 1", value)
+    return value
+
+
+def _index(value: Any) -> tuple[Any, bool]:
+    try:
+        return operator.index(value), True
+    except TypeError:  # a tensor of several elements, or of a floating dtype
+        return value, False
+
+
 def pair(op: str, name: str, value: int | Sequence[int]) -> list[int]:
     """A factor along x and along y."""
-    values = list(value) if isinstance(value, Sequence) else [value, value]
-    fits = len(values) == 2 and isinstance(values[0], int) and isinstance(values[1], int)
+    values = _numbers(value) or [value, value]
+    fits = len(values) == 2
+    for i, number in enumerate(values):
+        if not isinstance(number, int):
+            values[i], whole = _index(number)
+            fits = fits and whole
     if not fits or values[0] < 1 or values[1] < 1:
         # said only when needed: a traced number has no text
         require(False, op, f"{name} must be one or two numbers of at least 1", str(value))
@@ -129,12 +169,20 @@ def pair(op: str, name: str, value: int | Sequence[int]) -> list[int]:
 
 def padding(op: str, padding: int | Sequence[int]) -> list[int]:
     """Padding as [x before, x after, y before, y after]."""
-    values = list(padding) if isinstance(padding, Sequence) else [padding] * 4
+    values = _numbers(padding) or [padding] * 4
     if len(values) == 2:
         values = [values[0], values[0], values[1], values[1]]
     fits = len(values) == 4
-    for value in values:
-        fits = fits and isinstance(value, (int, torch.SymInt))
+    for i, value in enumerate(values):
+        if not isinstance(value, (int, torch.SymInt)):
+            values[i], whole = _index(value)
+            fits = fits and whole
     if not fits:
         require(False, op, "padding must be 1, 2 or 4 whole numbers", str(padding))
     return values
+
+
+def _numbers(value: Any) -> list[Any]:
+    """Those of a sequence or an array; none of what is one number."""
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return list(value) if several or getattr(value, "ndim", 0) == 1 else []

@@ -17,12 +17,13 @@ import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from rwm_fast.ops import _torch_private
 from rwm_fast.ops._backend import Backend, Call
@@ -159,9 +160,11 @@ def _valid(name: str | None, source: str) -> str | None:
 class use_backend:
     """Ask for one backend, as a setter or for a block.
 
-    ``use_backend("eager")`` holds until changed; ``with use_backend("native"): …`` holds inside the
-    block. ``"auto"`` (or None) lets each call take the first backend that supports it. A request
-    that a call cannot honour raises `BackendError` with the reason.
+    ``use_backend("eager")`` holds until changed, in this thread and in all that ask for nothing
+    themselves; ``with use_backend("native"): …`` holds inside the block, in its own thread (and
+    where autograd runs its backward passes) alone. ``"auto"`` (or None) lets each call take the
+    first backend that supports it. RWM_FAST_BACKEND, read once, counts where neither has spoken. A
+    request that a call cannot honour raises `BackendError` with the reason.
 
     Raises
     ------
@@ -169,13 +172,22 @@ class use_backend:
         if the name is not ``native``, ``triton``, ``eager`` or ``auto``.
     """
 
+    everywhere: str | None = None  # what was set last, for threads that ask for nothing
+
     def __init__(self, name: str | None) -> None:
+        self._entered = True  # nothing to tell if the name is refused
         name = _valid(name, "use_backend") or "auto"
         self._token: Token = _requested.set(name)
         _torch_private.stash(_HANDED, (threading.get_ident(), name))
+        self._name, self._entered = name, False
 
     def __enter__(self) -> use_backend:
+        self._entered = True
         return self
+
+    def __del__(self) -> None:
+        if not self._entered:  # no block: a setter
+            type(self).everywhere = self._name
 
     def __exit__(self, *_: object) -> None:
         _requested.reset(self._token)
@@ -203,9 +215,12 @@ def requested() -> str | None:
     if name is None and _torch_private.is_stashed(_HANDED):
         name = _handed()
     if name is None:
-        return _of_environment()
+        name = use_backend.everywhere or _of_environment()
     return None if name == "auto" else name
 
+
+# torch.compile cannot trace it. It asks inside transforms only, and keeps the answer.
+_torch_private.constant_when_traced(requested)
 
 # ---- the choice
 
@@ -239,16 +254,24 @@ def _announce(op: str, name: str, other: str, reason: str) -> None:
         log.warning("%s runs on the %s backend; %s: %s", op, name, other, reason)
 
 
-def in_transform(op: str) -> bool:
-    """Whether a torch.func transform (grad, vmap, …) is tracing: then the reference runs directly.
+def in_transform(op: str, tensors: Sequence[Tensor | None]) -> bool:
+    """Whether torch.func (grad, vmap, …) or forward-mode AD follows these tensors: then the
+    reference runs directly.
 
-    Registered operators with a Python formula cannot be traced by torch.func; the reference is
-    plain torch and can. An explicit request for another backend than `eager` is refused.
+    Registered operators with a Python formula cannot be traced by them; the reference is plain
+    torch and can. An explicit request for another backend than `eager` is refused: by torch.compile
+    when it traces the transform.
     """
-    if torch.compiler.is_compiling() or not _torch_private.in_transform():
+    if not _torch_private.in_transform():
         return False
-    reason = "torch.func transforms run on the eager backend only"
-    if _explaining.get():
+    compiling = torch.compiler.is_compiling()
+    if _torch_private.interpreter() is not None:
+        reason = "torch.func transforms run on the eager backend only"
+    elif compiling or _torch_private.has_tangent(tensors):
+        reason = "forward-mode AD runs on the eager backend only"
+    else:
+        return False
+    if not compiling and _explaining.get():
         raise _Explained({n: "used" if n == "eager" else reason for n in backends(op)})
     name = requested()
     if name not in (None, "eager"):

@@ -29,6 +29,12 @@ def is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.is_contiguous(memory_format=LAST)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """The tensor channels_last; as it is where torch.func follows it, which knows no such order."""
+    interpreted = _torch_private.interpreter() is not None
+    return x if interpreted else x.contiguous(memory_format=LAST)
+
+
 def memory_format(x: Tensor) -> torch.memory_format:
     """channels_last where the channels are adjacent (a slice of such a tensor too), else default.
 

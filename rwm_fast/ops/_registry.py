@@ -12,6 +12,7 @@ the registered operator.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from rwm_fast.ops import _dispatch
 from rwm_fast.ops._torch_private import (
     any_autocast,
     dispatch_modes,
+    forward_ad,
     function_modes,
     interpreter,
     saved_hooks,
@@ -64,13 +66,12 @@ def register(
     )
     registered = getattr(torch.ops.rwm_fast, name)
     direct = _direct(name, tensors, run, prepare, backward, setup_context)
+    truth = None if truth is None else _without_autocast(truth)
 
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return registered(*args)
         given = args[:tensors]
-        if not is_plain(given):
-            if truth is not None and _dispatch.in_transform(name):
+        if torch.compiler.is_compiling() or not is_plain(given):
+            if truth is not None and _dispatch.in_transform(name, given):
                 return truth(*args)
             return registered(*args)
         if torch.is_grad_enabled():
@@ -82,13 +83,20 @@ def register(
     return call
 
 
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """Keeps autocast out of a block, where it reaches the device at all (not: meta)."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def _without_autocast(implementation: Callable) -> Callable:
     """Operators work in the dtypes they are given: autocast must not reach the calls inside."""
 
     @functools.wraps(implementation)
     def run(*args: Any) -> Any:
         if any_autocast():
-            with torch.autocast(args[0].device.type, enabled=False):
+            with without_autocast(args[0].device):
                 return implementation(*args)
         return implementation(*args)
 
@@ -150,6 +158,21 @@ def _direct(
     return type(name, (torch.autograd.Function,), members)
 
 
+def pulled_back(
+    truth: Callable, tensors: Sequence[Tensor | None], needs: Sequence[bool], dy: Tensor
+) -> tuple[Tensor, ...]:
+    """The gradients of truth(*tensors) that are needed, the others without elements: the truth of
+    a backward operator, where torch.func or forward-mode AD follows that."""
+
+    def function(*asked: Tensor) -> Tensor:
+        left = iter(asked)
+        return truth(*[next(left) if need else t for t, need in zip(tensors, needs, strict=True)])
+
+    asked = [t for t, need in zip(tensors, needs, strict=True) if need]
+    grads = iter(torch.func.vjp(function, *asked)[1](dy))
+    return tuple(next(grads) if need else dy.new_empty(0) for need in needs)
+
+
 def nothing_else(dy: Tensor) -> bool:
     """Whether a backward pass is plain arithmetic: nothing records, casts or watches it."""
     if torch.is_grad_enabled() or any_autocast():
@@ -182,11 +205,11 @@ def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether nothing but autograd needs to see this call, which nothing compiles.
 
     Not plain: JIT tracing, fake and other modes, meta tensors, tensor subclasses, torch.func
-    transforms.
+    transforms, forward-mode AD.
     """
     if dispatch_modes() or function_modes() or tracing_state() is not None:
         return False
-    if interpreter() is not None:
+    if interpreter() is not None or forward_ad._current_level >= 0:
         return False
     for t in tensors:
         if t is not None and (type(t) not in _PLAIN or t.is_meta):

@@ -5,6 +5,11 @@
     threads choose for themselves.
 `_C._functorch.peek_interpreter_stack`
     tells torch.func transforms, which get plain torch. Without it torch refuses them.
+`torch.autograd.forward_ad._current_level`
+    tells forward-mode AD, likewise. Without it such calls get the registered operator.
+`torch.compiler.assume_constant_result`
+    is public, but imports the compiler: what it marks a function with is set here. Without it
+    transforms inside compiled functions are refused.
 `_C._len_torch_dispatch_stack`, `_C._len_torch_function_stack`
     tell modes (fake tensors, counters), which get the registered operator. Without them every call
     gets it: the same result, slower.
@@ -94,20 +99,33 @@ interpreter = _of_torch("_C._functorch.peek_interpreter_stack", lambda: None)
 dispatch_modes = _of_torch("_C._len_torch_dispatch_stack", lambda: 1)
 function_modes = _of_torch("_C._len_torch_function_stack", lambda: 1)
 tracing_state = _of_torch("_C._get_tracing_state", lambda: None)
+forward_ad: Any = torch.autograd.forward_ad
+if not hasattr(forward_ad, "_current_level"):
+    forward_ad = type("None", (), {"_current_level": -1})
+
+
+def constant_when_traced(function: Any) -> None:
+    """Let torch.compile call the function while it traces, and keep the answer."""
+    function._dynamo_marked_constant = True
 
 
 def in_transform() -> bool:
-    """Whether a torch.func transform (grad, vmap, …) is tracing."""
-    return interpreter() is not None
+    """Whether a torch.func transform (grad, vmap, …) or forward-mode AD may see every call."""
+    return interpreter() is not None or forward_ad._current_level >= 0
+
+
+def has_tangent(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether forward-mode AD follows one of the tensors."""
+    if forward_ad._current_level < 0:
+        return False
+    unpack = torch.autograd.forward_ad.unpack_dual
+    return any(t is not None and unpack(t).tangent is not None for t in tensors)
 
 
 def is_watched() -> bool:
     """Whether a mode, torch.jit.trace or a torch.func transform sees every call."""
     return bool(
-        dispatch_modes()
-        or function_modes()
-        or tracing_state() is not None
-        or interpreter() is not None
+        dispatch_modes() or function_modes() or tracing_state() is not None or in_transform()
     )
 
 

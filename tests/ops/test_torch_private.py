@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rwm_fast.ops import _torch_private
 
-NAMES = re.findall(r"`([\w.]+)`", inspect.getdoc(_torch_private))
+NAMES = re.findall(r"`(?:torch\.)?([\w.]+)`", inspect.getdoc(_torch_private))
 
 
 @pytest.fixture

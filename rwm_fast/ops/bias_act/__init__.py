@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rwm_fast.ops import _check
+from rwm_fast.ops._torch_private import any_autocast
 from rwm_fast.ops.bias_act import autograd as _autograd
 
 
@@ -55,6 +56,8 @@ def bias_act(
     op = "bias_act"
     _check.floating(op, "x", x)
     _check.require(x.ndim >= 2, op, "x must be [N, C, ...]", x)
+    if any_autocast():
+        x, bias = _check.mixed(x, bias)
     _check.bias(op, bias, x, x.shape[1])
     _check.activation(op, activation, negative_slope, gain, clamp)
     return _autograd.bias_act(x, bias, activation, negative_slope, gain, clamp)

@@ -85,6 +85,12 @@ def _backward_fake(dy, y, activation, slope, gain, clamp, needs):
     return dx, dy.new_empty(dy.shape[1] if needs[1] else 0, dtype=wide)
 
 
+def _backward_truth(dy, y, activation, slope, gain, clamp, needs):
+    wide = dy.to(accumulator(dy.dtype))
+    dx = reference.activate_backward(wide, y, activation, slope, gain, clamp)
+    return dx.to(dy.dtype), reference.over_channels(dx)
+
+
 def _save_backward(ctx, inputs, output) -> None:
     dy, y, *ctx.settings, _ = inputs
     ctx.shape, ctx.dtype = dy.shape, dy.dtype
@@ -112,4 +118,5 @@ bias_act_backward = register(
     _backward_fake,
     backward=_backward_derivative,
     setup_context=_save_backward,
+    truth=_backward_truth,
 )

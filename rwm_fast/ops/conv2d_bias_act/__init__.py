@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from rwm_fast.ops import _check, _dispatch
 from rwm_fast.ops._check import accumulator
+from rwm_fast.ops._registry import without_autocast
 from rwm_fast.ops.conv2d_bias_act import reference
 from rwm_fast.ops.modulated_conv2d.autograd import modulated_conv2d
 from rwm_fast.ops.modulated_conv2d.geometry import Settings, Size, prepared
@@ -39,8 +41,8 @@ def conv2d_bias_act(
         y = \mathrm{clamp}(\mathrm{act}(weight\_gain \cdot W * x + b) \cdot gain)
 
     It is `modulated_conv2d` with one constant style and without demodulation, and runs on its
-    kernels where the backend says that they are faster than torch's convolution and `bias_act`;
-    these serve it too where a backend that was asked for refuses the modulated layer.
+    kernels where the backend says that they are faster than torch's convolution and `bias_act`. A
+    backend that was asked for and refuses the modulated layer refuses this one.
 
     Parameters
     ----------
@@ -82,16 +84,18 @@ def conv2d_bias_act(
     _check_tensors(x, weight, bias)
     taps = _check.taps(OP, "resample_filter", resample_filter, x)
     _check.activation(OP, activation, negative_slope, gain, clamp)
-    if not (isinstance(down, int) and down >= 1):
-        _check.require(False, OP, "down must be a whole number of at least 1", down)
+    down = _check.whole(OP, "down", down)
     borders = _check.padding(OP, padding)
     act = (activation, negative_slope, gain, clamp)
-    if not isinstance(weight_gain, (int, float)):
+    if not isinstance(weight_gain, numbers.Real):
         _check.require(False, OP, "weight_gain must be a number", weight_gain)
     if down == 1:
         resample_filter, taps = None, (1, 1)
-    # torch.compile and the transforms of torch.func know torch's convolution better
-    if not (torch.compiler.is_compiling() or _dispatch.in_transform(OP)):
+    # torch.compile and the transforms of torch.func know torch's convolution better, and traced
+    # sizes pass no cache
+    n, _, h, w = x.shape
+    known = type(n) is type(h) is type(w) is int and not torch.compiler.is_compiling()
+    if known and not _dispatch.in_transform(OP, (x, weight, bias)):
         settings = _settings(borders, down, resample_filter, act)
         if _modulated_is_faster(x, weight, resample_filter, taps, settings):
             shape, wide = (x.shape[0], 1, x.shape[1]), accumulator(x.dtype)
@@ -99,7 +103,8 @@ def conv2d_bias_act(
             tensors = (x, weight, style, None, None, None, None, bias, resample_filter)
             return modulated_conv2d(*tensors, *settings)
     about = (borders, down, resample_filter, weight_gain, act)
-    return reference.conv2d_bias_act(x, weight, bias, *about)
+    with without_autocast(x.device):
+        return reference.conv2d_bias_act(x, weight, bias, *about)
 
 
 def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -149,8 +154,4 @@ def _modulated_is_faster(
     if min(geometry.chain[-1]) < 1:
         _check.require(False, OP, "the padded image must be at least as large as the kernel", x)
     layer = without_style(x, weight, filter, settings, geometry)
-    try:
-        backend = _dispatch.choose("modulated_conv2d", layer)
-    except _dispatch.BackendError:  # a requested backend refuses: no modulated layer was promised
-        return False
-    return backend.serves_plain(x.dtype)
+    return _dispatch.choose(OP, layer).serves_plain(x.dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _check
+from rwm_fast.ops._torch_private import any_autocast
 from rwm_fast.ops.crop_patches import autograd as _autograd
 
 
@@ -48,6 +49,8 @@ def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     Source: crops of the patch co-occurrence discriminator, Park et al., NeurIPS 2020
     (arXiv 2007.00653).
     """
+    if any_autocast() and isinstance(boxes, Tensor):
+        boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
     _validate(image, boxes, size)
     return _autograd.crop_patches(image, boxes, size)
 

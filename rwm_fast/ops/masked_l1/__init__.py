@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _check
+from rwm_fast.ops._torch_private import any_autocast
 from rwm_fast.ops.masked_l1 import autograd as _autograd
 
 
@@ -42,6 +43,9 @@ def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> 
     Source: content alignment loss, You et al., ACM MM 2021 (arXiv 2108.08674): L_CA with h = I_h, g
     = I_g, a = I_A.
     """
+    if any_autocast():
+        tensors = _check.mixed(hybrid, inside, outside, mask, widest=True)
+        hybrid, inside, outside, mask = tensors
     _validate(hybrid, inside, outside, mask)
     if mask.dtype == torch.bool:
         mask = mask.to(hybrid.dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rwm_fast.ops import _dispatch, _memory
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops._registry import register
-from rwm_fast.ops.masked_l1 import reference
+from rwm_fast.ops.masked_l1 import eager, reference
 from rwm_fast.ops.masked_l1.call import backward_call, decode, forward_call, mask_backward_call
 
 OP = "masked_l1"
@@ -118,6 +118,9 @@ masked_l1_backward = register(
     _backward_fake,
     backward=_backward_derivative,
     setup_context=_save_backward,
+    truth=lambda dloss, signs, m, dtype, _: tuple(
+        g.to(dtype) for g in eager.image_gradients(dloss, signs, m)
+    ),
 )
 
 # ---- rwm_fast::masked_l1_mask_backward
@@ -160,4 +163,5 @@ masked_l1_mask_backward = register(
     _mask_backward_fake,
     backward=_mask_backward_derivative,
     setup_context=_save_mask_backward,
+    truth=lambda dloss, h, g, a, m: eager.mask_gradient(dloss, h, g, a, m).to(m.dtype),
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rwm_fast.ops import _check
 from rwm_fast.ops._check import accumulator
+from rwm_fast.ops._torch_private import any_autocast
 from rwm_fast.ops.modulated_conv2d import autograd as _autograd
 from rwm_fast.ops.modulated_conv2d.geometry import geometry, prepared
 
@@ -111,15 +112,22 @@ def modulated_conv2d(
     Source: weight demodulation of StyleGAN2 (Karras et al., CVPR 2020, arXiv 1912.04958, section
     2.2), regrouped as scales before and after a shared convolution.
     """
+    if any_autocast():
+        tensors = _check.mixed(x, weight, styles, noise, regions, noise_strength, bias)
+        x, weight, styles, noise, regions, noise_strength, bias = tensors
     _check_tensors(x, weight, styles, regions)
     taps = _check.taps(OP, "resample_filter", resample_filter, x)
-    _check_numbers(up, down, eps)
+    if not (type(up) is type(down) is int and up > 0 and down > 0):
+        up, down = _check.whole(OP, "up", up), _check.whole(OP, "down", down)
+    if not 0 <= eps < math.inf:
+        _check.require(False, OP, "eps must be at least 0", eps)
     _check.activation(OP, activation, negative_slope, gain, clamp)
     _check.bias(OP, bias, x, weight.shape[0])
     borders = tuple(_check.padding(OP, padding))
-    # what torch.compile traces must not pass a cache
-    passes = geometry if torch.compiler.is_compiling() else prepared
     shape, kernel = x.shape, weight.shape
+    # traced sizes, and what torch.compile traces, must not pass a cache
+    known = type(shape[2]) is type(shape[3]) is int and not torch.compiler.is_compiling()
+    passes = prepared if known else geometry
     about = ((kernel[2], kernel[3]), taps, (shape[2], shape[3]))
     size = passes(up, down, borders, *about).chain[-1]
     if not min(size) > 0:
@@ -164,25 +172,19 @@ def _check_tensors(
 
 
 def _check_regions(x: Tensor, styles: Tensor, regions: Tensor) -> None:
+    # no text is made before it is needed: it would fix a traced size
     n, i = x.shape[:2]
     _check.tensor(OP, "regions", regions)
     k = 1 if styles.ndim == 2 else styles.shape[1]
-    fits = styles.ndim in (2, 3) and styles.shape[0] == n and styles.shape[-1] == i and k > 0
-    _check.require(fits, OP, f"styles must be [{n}, K, {i}] beside regions", styles)
-    fits = regions.ndim == 4 and tuple(regions.shape[:2]) == (n, k) and min(regions.shape[2:]) > 0
-    _check.require(fits, OP, f"regions must be [{n}, {k}, H, W] for {k} styles", regions)
-    if regions.dtype == torch.bool:
-        _check.require(regions.device == x.device, OP, f"regions must be on {x.device}", regions)
-    else:
+    if not (styles.ndim in (2, 3) and styles.shape[0] == n and styles.shape[-1] == i and k > 0):
+        _check.require(False, OP, f"styles must be [{n}, K, {i}] beside regions", styles)
+    shape = regions.shape
+    if not (len(shape) == 4 and shape[0] == n and shape[1] == k and min(shape[2:]) > 0):
+        _check.require(False, OP, f"regions must be [{n}, {k}, H, W] for {k} styles", regions)
+    if regions.dtype != torch.bool:
         _check.like(OP, "regions", regions, "x", x)
-
-
-def _check_numbers(up: int, down: int, eps: float) -> None:
-    for name, value in (("up", up), ("down", down)):
-        if not (isinstance(value, int) and value >= 1):
-            _check.require(False, OP, f"{name} must be a whole number of at least 1", value)
-    if not 0 <= eps < math.inf:
-        _check.require(False, OP, "eps must be at least 0", eps)
+    elif regions.device != x.device:
+        _check.require(False, OP, f"regions must be on {x.device}", regions)
 
 
 def _resampled(regions: Tensor, x: Tensor, size: Any) -> Tensor:

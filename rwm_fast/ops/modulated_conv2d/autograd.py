@@ -8,14 +8,13 @@ is linear but for the activation's slopes it is made of the same two operators
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rwm_fast.ops import _check, _dispatch, _memory
-from rwm_fast.ops._registry import needed, nothing_else, register
+from rwm_fast.ops._registry import needed, nothing_else, pulled_back, register, without_autocast
 from rwm_fast.ops.bias_act.autograd import bias_act_backward
 from rwm_fast.ops.bias_act.reference import along_channels
 from rwm_fast.ops.modulated_conv2d import eager, layer, reference
@@ -153,6 +152,12 @@ def _backward_fake(*arguments):
     )
 
 
+def _backward_truth(*arguments):
+    (dy, _, *tensors, filter), settings, needs = _split(arguments)
+    truth = lambda *inputs: reference.modulated_conv2d(*inputs, filter, *settings)
+    return pulled_back(truth, tensors, needs, dy)
+
+
 def _save_backward(ctx, inputs, output) -> None:
     tensors, ctx.settings, ctx.needs = _split(inputs)
     ctx.save_for_backward(*tensors)
@@ -169,7 +174,7 @@ def _backward_derivative(ctx, *cotangents: Tensor | None):
     wanted[1] = False  # y tells slopes, constant almost everywhere: torch would answer zeros
     # what nobody differentiates is not computed
     needs = [n and u is not None for n, u in zip(ctx.needs, cotangents, strict=True)]
-    with torch.enable_grad(), _without_autocast(ctx.saved_tensors[0].device.type):
+    with torch.enable_grad(), without_autocast(ctx.saved_tensors[0].device):
         # new names for the tensors: the derivative must stop here and not run on into y's history
         inputs: list[Any]
         *inputs, filter = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
@@ -247,12 +252,6 @@ def _linear_derivative(ctx, wanted, cotangents) -> list[Tensor | None]:
     return answer
 
 
-def _without_autocast(device: str) -> contextlib.AbstractContextManager:
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()
-
-
 modulated_conv2d_backward = register(
     f"modulated_conv2d_backward(Tensor dy, Tensor y, {_TENSORS}, {_SETTINGS}, bool[] needs) -> "
     "(Tensor dx, Tensor dweight, Tensor dstyles, Tensor dregions_in, Tensor dregions_out,"
@@ -261,4 +260,5 @@ modulated_conv2d_backward = register(
     _backward_fake,
     backward=_backward_derivative,
     setup_context=_save_backward,
+    truth=_backward_truth,
 )
