@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from rwm_fast.config import TrainConfig
-from rwm_fast.training.checkpoint import Checkpoints, Stateful
+from rwm_fast.training.checkpoint import Checkpoints
 from rwm_fast.training.clock import Clock
+from rwm_fast.training.fits import Stateful
 from rwm_fast.training.progress import Progress
 from rwm_fast.training.stats import JsonLines, NotFiniteError, Stats
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from rwm_fast.config import Config
+from rwm_fast.disk import write_whole
 from rwm_fast.metrics.evaluate import Pairs, gate, paint, score
 from rwm_fast.models import save_weights
-from rwm_fast.training.checkpoint import write_whole
 from rwm_fast.training.pictures import grid_rows, save_grid
 from rwm_fast.training.run_folder import RunFolder
 from rwm_fast.training.step import Autoencoder

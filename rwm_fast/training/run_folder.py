@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from rwm_fast.config import Config
+from rwm_fast.disk import write_whole
 from rwm_fast.errors import UserError
-from rwm_fast.training.checkpoint import Checkpoints, write_whole
+from rwm_fast.training.checkpoint import Checkpoints
 from rwm_fast.training.stats import JsonLines
 
 # A run goes on under other values of these; every other setting decides what the run is.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from rwm_fast.config import Config
 from rwm_fast.models.network import Network, placed
 from rwm_fast.ops import _torch_private
-from rwm_fast.training.checkpoint import Stateful
 from rwm_fast.training.ema import Ema
+from rwm_fast.training.fits import Stateful
 from rwm_fast.training.schedule import Counts, Schedule
 from rwm_fast.training.step import Autoencoder, Method, Networks, Terms, frozen, total
 
