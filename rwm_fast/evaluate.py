@@ -12,8 +12,9 @@ from rwm_fast.app.command_line import parse_into
 from rwm_fast.device import prepare
 from rwm_fast.errors import UserError, reports_user_errors
 from rwm_fast.models import RegionEditor, read_config
+from rwm_fast.models.weights import read_kimg
 from rwm_fast.training.pairs import held_out_pairs
-from rwm_fast.training.report import evaluate, machine, save_pairs_grid, save_report, table
+from rwm_fast.training.report import evaluate, machine, save_pairs_grid, save_report, text_of
 from rwm_fast.training.step import Autoencoder
 
 
@@ -40,7 +41,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_into(Arguments, sys.argv[1:] if argv is None else argv, "evaluate", __doc__)
     device, dtype = prepare(arguments.device, arguments.precision)
-    config = read_config(arguments.checkpoint)
+    config, kimg = read_config(arguments.checkpoint), read_kimg(arguments.checkpoint)
     if arguments.data:
         config = replace(config, data=replace(config.data, sources=arguments.data))
     editor = RegionEditor.from_checkpoint(arguments.checkpoint, device=device, dtype=dtype)
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         "checkpoint": str(arguments.checkpoint),
         "split": arguments.split,
         **machine(device, dtype),
-        **evaluate(networks, pairs, arguments.quick),
+        **evaluate(networks, pairs, arguments.quick, None if arguments.strict else kimg),
     }
     folder = arguments.out or weights_folder(arguments.checkpoint)
     try:
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(
             f"--out: expected a folder that can be written, got {folder} ({error.strerror})"
         ) from None
-    print(table(report))
+    print(text_of(report))
     return int(arguments.strict and not report.get("passed", True))
 
 

@@ -139,7 +139,7 @@ class _Ahead:
             self._workers += (Worker(pictures) for _ in range(count * by_processes))
             self._threads = [
                 threading.Thread(target=self._run, args=(reads,), daemon=True)
-                for reads in [w.samples for w in self._workers] or [self._read(pictures)] * count
+                for reads in self._readers(pictures, count)
             ]
         except BaseException:
             self.close()
@@ -185,11 +185,13 @@ class _Ahead:
     def _sign(self) -> None:
         self._alive = time.monotonic()
 
-    def _read(self, pictures: TrainingSet) -> Reads:
+    def _readers(self, pictures: TrainingSet, count: int) -> list[Reads]:
+        """What each thread reads by."""
+
         def reads(positions: list[int], alive: Callable[[], object]) -> list[Sample]:
             return [(pictures.sample(position), alive())[0] for position in positions]
 
-        return reads
+        return [worker.samples for worker in self._workers] or [reads] * count
 
 
 def _cores() -> int:

@@ -140,7 +140,7 @@ def digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
         result.update(f"{key}={text}\n".encode())
     for name, tensor in sorted(tensors.items()):
         result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        result.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return result.hexdigest()
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from rwm_fast.disk import write_whole
 from rwm_fast.metrics.evaluate import Painted, Pairs
 from rwm_fast.metrics.reinhard import transfer_colors
 from rwm_fast.metrics.scores import keep_detail
@@ -54,7 +55,7 @@ def save_grid(rows: dict[str, Tensor], path: Path) -> None:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=15)
     for k, name in enumerate(rows):
         draw.text((8, k * height + height // 2), name, fill="black", anchor="lm", font=font)
-    page.save(path)
+    write_whole(path, lambda p: page.save(p, "PNG"))
 
 
 def save_curves(records: list[Record], path: Path) -> None:
@@ -81,7 +82,7 @@ def save_curves(records: list[Record], path: Path) -> None:
         axes.set(title=title, xlabel="kimg")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=100)
+    write_whole(path, lambda p: figure.savefig(p, dpi=100, format="png"))
 
 
 def _series(
@@ -91,6 +92,7 @@ def _series(
     series: dict[str, list[tuple[float, float]]] = {}
     for record in records:
         for key, value in record.items():
-            if key.startswith(prefix) and wanted(name := key.removeprefix(prefix)):
+            shown = key.startswith(prefix) and isinstance(value, (int, float))
+            if shown and wanted(name := key.removeprefix(prefix)):
                 series.setdefault(name, []).append((record["nimg"] / 1000, value))
     return series
