@@ -235,6 +235,8 @@ class TrainConfig:
     decay_floor: float = 0.02  # ours: factor on the rates at the end of that fall
     ema_half_life_kimg: float = 10.0  # StyleGAN2: of the averaged weights used for pictures, export
     ema_rampup: float = 0.05  # StyleGAN2-ADA: half-life at most this share of the images so far
+    divergence: float = 50.0  # ours: a term beyond so many times its usual ends a run, 0 = none
+    skipped_in_a_row: int = 10  # ours: steps that are not finite and end a run, 0 = no number does
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # ours: bf16 on CUDA since Ampere
     device: str = "auto"  # ours: CUDA when there is one
     threads: int = 0  # ours: CPU threads, 0 = torch's choice

@@ -18,8 +18,9 @@ from rwm_fast.device import prepare
 from rwm_fast.errors import UserError, reports_user_errors
 from rwm_fast.metrics.evaluate import Pairs
 from rwm_fast.models import RegionEditor, read_config
+from rwm_fast.models.weights import read_kimg
 from rwm_fast.training.pairs import landscape_pairs, photo_pairs
-from rwm_fast.training.report import evaluate, machine, save_pairs_grid, save_report, table
+from rwm_fast.training.report import evaluate, machine, save_pairs_grid, save_report, text_of
 from rwm_fast.training.step import Autoencoder
 
 PAIRS = 256  # scored, if the pictures are not more
@@ -51,7 +52,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_into(Arguments, sys.argv[1:] if argv is None else argv, "evaluate", __doc__)
     device, dtype = prepare(arguments.device, arguments.precision)
-    config = read_config(arguments.checkpoint)
+    config, kimg = read_config(arguments.checkpoint), read_kimg(arguments.checkpoint)
     editor = RegionEditor.from_checkpoint(arguments.checkpoint, device=device, dtype=dtype)
     networks: Autoencoder = {"encoder": editor.encoder, "generator": editor.generator}
     pairs, scored = _pairs(arguments, config)
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         "split": arguments.split,
         "scored": scored,
         **machine(device, dtype),
-        **evaluate(networks, pairs, arguments.quick),
+        **evaluate(networks, pairs, arguments.quick, None if arguments.strict else kimg),
     }
     folder = arguments.out or weights_folder(arguments.checkpoint)
     try:
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(
             f"--out: expected a folder that can be written, got {folder} ({error.strerror})"
         ) from None
-    print(table(report))
+    print(text_of(report))
     return int(arguments.strict and not report.get("passed", True))
 
 

@@ -1,6 +1,7 @@
 """Train: `python -m rwm_fast.train` runs the demo, `--data PHOTOS --preset paper-256` your photos.
 
-Running the same command again goes on where it stopped. Ctrl-C saves first.
+Running the same command again goes on where it stopped, whatever ended it; Ctrl-C saves first.
+`--init RUN` starts from the networks of another run, or from a weights file.
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ from rwm_fast.app.command_line import parse_into
 from rwm_fast.config import PRESETS, Config, preset
 from rwm_fast.device import prepare
 from rwm_fast.errors import UserError, reports_user_errors
+from rwm_fast.training.ending import (
+    STOPPED,
+    complain,
+    hold_standard_files,
+    let_go_of_closed_streams,
+    say,
+    stops_interrupt,
+)
+from rwm_fast.training.guard import BrokenRunError
 from rwm_fast.training.plan import plan
 from rwm_fast.training.run import train
-from rwm_fast.training.stats import NotFiniteError
-
-STOPPED = 130  # exit status of a command ended by Ctrl-C, as shells have it
 
 # Short names of settings; every other one has the long form --section.field.
 SHORT = {
@@ -45,6 +52,7 @@ class Arguments:
         default_factory=lambda: PRESETS["demo"]
     )
     out: str = ""  # run folder; empty = runs/PRESET, or runs/PRESET-quick
+    init: str = ""  # run folder or weights file whose networks a new run starts from
     quick: bool = False  # the two-minute form of the preset
     dry_run: bool = False  # print settings, parameter counts and memory, then stop
 
@@ -82,18 +90,32 @@ def default_out(arguments: Arguments) -> str:
 
 @reports_user_errors
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    hold_standard_files()
+    try:
+        with stops_interrupt():
+            return run(parse(sys.argv[1:] if argv is None else argv))
+    except BrokenRunError as error:
+        complain(f"error: {error}")
+        return 1
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{name}{error.strerror or error}") from None
+    except KeyboardInterrupt:
+        complain("stopped at once; the same command goes on from what was saved last")
+        return STOPPED
+    finally:
+        let_go_of_closed_streams()
+
+
+def run(arguments: Arguments) -> int:
+    """Exit status of what the command line asks for."""
     config = arguments.config
     if arguments.dry_run:
         _, dtype = prepare(config.train.device, config.train.precision)
-        print(config.to_json(), plan(config, dtype), sep="\n")
+        say(f"{config.to_json()}\n{plan(config, dtype)}")
         return 0
-    try:
-        report = train(config, arguments.out or default_out(arguments), quick=arguments.quick)
-    except NotFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0 if report else STOPPED
+    out = arguments.out or default_out(arguments)
+    return 0 if train(config, out, quick=arguments.quick, init=arguments.init) else STOPPED
 
 
 if __name__ == "__main__":

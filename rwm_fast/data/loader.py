@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import collections
 import itertools
-import multiprocessing
+import logging
 import os
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from rwm_fast.config import Config
 from rwm_fast.data.photos import PhotoSet, Sample, Unreadable
 from rwm_fast.data.pool import LandscapePool
+from rwm_fast.data.worker import Worker, WorkerError
 
+log = logging.getLogger("rwm_fast")
 AHEAD = 3  # batches prepared ahead, per worker
+STUCK_SECONDS = 45.0  # without a single picture: seconds of decoding are the worst that was seen
 Collated = tuple[Tensor, Tensor, list[Unreadable]]
+Reads = Callable[[list[int], Callable[[], object]], list[Sample]]
 
 
 class TrainingSet(Protocol):
@@ -76,20 +82,27 @@ def make_loader(
 class Loader:
     """Iterator over dict(image float32 [N, 3, S, S] in [-1, 1], domain int64 [N]) on the device.
 
-    Images are laid out channels_last. UserError when too many files turn out to be unreadable.
+    Images are laid out channels_last. UserError when too many files turn out to be unreadable, when
+    a process that reads them dies, or when no picture arrives for `STUCK_SECONDS`. What cannot be
+    read any more is said as soon as it is found.
     """
 
     def __init__(self, pictures: TrainingSet, plan: Iterator[list[int]], device: torch.device):
         self.pictures, self.device = pictures, device
-        prepare = _by_threads if pictures.in_memory or pictures.workers == 0 else _by_processes
-        self._batches = prepare(pictures, plan, device)
+        self._pinned = device.type == "cuda"  # a copy from other memory waits for the device
+        self._batches = _Ahead(pictures, plan)
+        self._said: set[Unreadable] = set()
 
     def __iter__(self) -> Loader:
         return self
 
     def __next__(self) -> dict[str, Tensor]:
         image, domain, troubles = next(self._batches)
+        for trouble in set(troubles) - self._said:
+            log.warning("%s cannot be read any more: %s", trouble.name, trouble.reason)
+        self._said.update(troubles)
         self.pictures.report_unreadable(troubles)
+        image, domain = (t.pin_memory() if self._pinned else t for t in (image, domain))
         image = image.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # [N, 3, S, S]
         return {
             "image": image.float().div_(127.5).sub_(1),
@@ -97,68 +110,91 @@ class Loader:
         }
 
     def close(self) -> None:
-        """Stop preparing batches; the loader is empty from now on."""
-        self._batches = iter(())  # the workers end with the iterator that owns them
+        """Stop preparing batches and end the processes; the loader is empty from now on."""
+        self._batches.close()
 
 
-class _Samples(Dataset[Sample]):
-    """A training set seen by the workers: position -> sample."""
-
-    def __init__(self, pictures: TrainingSet):
-        self.pictures = pictures
-
-    def __getitem__(self, position: int) -> Sample:
-        return self.pictures.sample(position)
-
-
-def _collate(samples: Sequence[Sample]) -> Collated:
+def collate(samples: Sequence[Sample]) -> Collated:
     """uint8 [N, S, S, 3], int64 [N], and what could not be read."""
     crops, domains, troubles = zip(*samples, strict=True)
     return torch.from_numpy(np.stack(crops)), torch.tensor(domains), sum(troubles, [])
 
 
-def _by_processes(
-    pictures: TrainingSet, plan: Iterator[list[int]], device: torch.device
-) -> Iterator[Collated]:
-    # Workers come from a clean server process, not from a copy of this one: copying a process whose
-    # OpenMP threads have run, or that uses CUDA, hangs or breaks.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["rwm_fast.data.loader"])
-    loader = DataLoader(
-        _Samples(pictures),
-        batch_sampler=plan,
-        num_workers=min(pictures.workers, _cores()),  # more would wait for each other
-        collate_fn=_collate,
-        pin_memory=device.type == "cuda",
-        multiprocessing_context=context,
-        prefetch_factor=AHEAD,
-        persistent_workers=True,
-        worker_init_fn=_one_thread,
-        generator=torch.Generator(),
-    )  # its own, so that the global one is left alone
-    return iter(loader)
+class _Ahead:
+    """Batches in order, made by threads while the step runs; each thread reads by itself or has a
+    process read. The threads are daemons: one that hangs keeps no program from its end."""
+
+    def __init__(self, pictures: TrainingSet, plan: Iterator[list[int]]):
+        by_processes = pictures.workers > 0 and not pictures.in_memory
+        # more would wait for each other
+        count = min(pictures.workers, _cores()) if by_processes else max(1, pictures.workers)
+        self._workers: list[Worker] = []
+        self._plan, self._open = plan, True
+        self._jobs: queue.SimpleQueue[tuple[list[int], Future[Collated]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._ahead: collections.deque[Future[Collated]] = collections.deque()
+        self._alive = time.monotonic()  # when a picture was last finished
+        try:
+            self._workers += (Worker(pictures) for _ in range(count * by_processes))
+            self._threads = [
+                threading.Thread(target=self._run, args=(reads,), daemon=True)
+                for reads in self._readers(pictures, count)
+            ]
+        except BaseException:
+            self.close()
+            raise
+        for thread in self._threads:
+            thread.start()
+
+    def __next__(self) -> Collated:
+        if not self._open:
+            raise StopIteration
+        while len(self._ahead) <= AHEAD * len(self._threads):
+            self._ahead.append(Future())
+            self._jobs.put((next(self._plan), self._ahead[-1]))
+        asked = time.monotonic()
+        while True:
+            for batch in self._ahead:  # a dead worker is no reason to use up what the others read
+                if batch.done() and batch.exception():
+                    batch.result()
+            wait([self._ahead[0]], timeout=1)
+            if self._ahead[0].done():
+                return self._ahead.popleft().result()
+            if time.monotonic() - max(asked, self._alive) > STUCK_SECONDS:
+                raise WorkerError(
+                    f"no picture has arrived for {STUCK_SECONDS:.0f} s: the disk or a process that "
+                    f"reads pictures hangs"
+                )
+
+    def close(self) -> None:
+        self._open = False
+        for worker in self._workers:
+            worker.kill()
+        for _ in getattr(self, "_threads", ()):
+            self._jobs.put(None)
+
+    def _run(self, reads: Reads) -> None:
+        while (job := self._jobs.get()) is not None and self._open:
+            positions, batch = job
+            try:
+                batch.set_result(collate(reads(positions, self._sign)))
+            except BaseException as error:
+                batch.set_exception(error)
+
+    def _sign(self) -> None:
+        self._alive = time.monotonic()
+
+    def _readers(self, pictures: TrainingSet, count: int) -> list[Reads]:
+        """What each thread reads by."""
+
+        def reads(positions: list[int], alive: Callable[[], object]) -> list[Sample]:
+            return [(pictures.sample(position), alive())[0] for position in positions]
+
+        return [worker.samples for worker in self._workers] or [reads] * count
 
 
 def _cores() -> int:
     """Processors that this process may use."""
     has_affinity = hasattr(os, "sched_getaffinity")  # Linux
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
-
-
-def _by_threads(
-    pictures: TrainingSet, plan: Iterator[list[int]], device: torch.device
-) -> Iterator[Collated]:
-    threads = max(1, pictures.workers)
-    prepare = lambda positions: _collate([pictures.sample(position) for position in positions])
-    with ThreadPoolExecutor(threads, "rwm_fast-loader") as pool:
-        queue: collections.deque[Future[Collated]] = collections.deque()
-        for positions in plan:
-            queue.append(pool.submit(prepare, positions))
-            if len(queue) > AHEAD * threads:
-                yield queue.popleft().result()

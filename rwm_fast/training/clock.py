@@ -17,12 +17,17 @@ class Clock:
     def __init__(self, config: TrainConfig, now: Callable[[], float] = time.monotonic):
         self.config, self._now = config, now
         self._before = 0.0  # seconds of earlier sittings
-        self._started = now()
+        self._started: float | None = None  # when this sitting's first step began
+
+    def start(self) -> None:
+        """At the first step: opening pictures is no training. Later calls change nothing."""
+        if self._started is None:
+            self._started = self._now()
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds spent on this run so far, everything included."""
-        return self._before + self._now() - self._started
+        """Wall-clock seconds since the first step, those of earlier sittings included."""
+        return self._before + (0.0 if self._started is None else self._now() - self._started)
 
     def progress(self, nimg: int) -> float:
         by_images = nimg / (self.config.kimg * 1000)
@@ -44,5 +49,5 @@ class Clock:
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        # This sitting counts from the process's start; loading adds the earlier ones.
+        # This sitting counts from its first step; loading adds the earlier ones.
         self._before = state["seconds"]

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import signal
-import threading
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from rwm_fast.config import TrainConfig
-from rwm_fast.training.checkpoint import Checkpoints, Stateful
+from rwm_fast.config import Config
+from rwm_fast.data.worker import WorkerError
+from rwm_fast.errors import UserError
+from rwm_fast.training.checkpoint import Checkpoints
 from rwm_fast.training.clock import Clock
+from rwm_fast.training.ending import StopSignal
+from rwm_fast.training.fits import Stateful
+from rwm_fast.training.guard import BrokenRunError, DivergedError, Guard, NotFiniteError
 from rwm_fast.training.progress import Progress
-from rwm_fast.training.stats import JsonLines, NotFiniteError, Stats
+from rwm_fast.training.stats import JsonLines, Stats
 
 LOG_SECONDS = 10.0  # a slow machine logs at least this often, so that nobody waits in the dark
+ADVICE = (
+    "lower the learning rates (--train.learning-rate, --train.discriminator-learning-rate), or try "
+    "--precision fp32: the run goes on with them in the same folder"
+)
 
 
 class Task(Protocol):
     """What is trained."""
 
+    skipped: Tensor  # 1 if the last step left something out because it was not finite
+
     def step(
         self, image: Tensor, nimg: int, progress: float, random: torch.Generator
     ) -> dict[str, Tensor]: ...
+    def undo(self, nimg: int) -> int | None: ...
     def facts(self) -> dict[str, float]: ...
     def broken_parameter(self) -> str | None: ...
     def state(self) -> dict[str, Stateful]: ...
@@ -37,92 +48,130 @@ class Snapshots(Protocol):
     """What is looked at now and then: pictures, scores, exported weights."""
 
     def sample(self, nimg: int) -> dict[str, float]: ...
-    def export(self) -> None: ...
+    def judge(self, scores: dict[str, float]) -> tuple[str, float]: ...
+    def export(self, nimg: int, best: bool = False) -> None: ...
 
 
 class Loop:
-    """Runs a task until the clock says done or the user stops it."""
+    """Runs a task until the clock says done, the user stops it, or something breaks. `ready` is
+    called before anything is written: the run folder may have been taken away."""
 
     def __init__(
         self,
         task: Task,
         snapshots: Snapshots,
-        config: TrainConfig,
+        config: Config,
         clock: Clock,
         checkpoints: Checkpoints,
         log: JsonLines,
         progress: Progress,
+        ready: Callable[[], None] = lambda: None,
     ):
-        self.task, self.snapshots, self.config, self.clock = task, snapshots, config, clock
-        self.checkpoints, self.log, self.progress = checkpoints, log, progress
+        self.task, self.snapshots, self.config, self.clock = task, snapshots, config.train, clock
+        self.checkpoints, self.log, self.progress, self.ready = checkpoints, log, progress, ready
+        self.settings = config.to_json(indent=None)
         self.stats = Stats()
+        self.guard = Guard(self.config.divergence, self.config.skipped_in_a_row)
         self.nimg = 0  # images seen: the clock of everything
         self.saved: Path | None = None
+        self.saved_at = -1  # images seen then
         self.pictured = -1  # images seen at the last grid
+        self.best: tuple[str, float] | None = None  # name and value; more is better
 
     def resume(self) -> bool:
-        """Go on from the newest whole checkpoint; False if there is none."""
+        """Go on from the newest good checkpoint; False if there is none."""
         nimg = self.checkpoints.load_latest({**self.task.state(), "clock": self.clock})
         if nimg is None:
+            self.log.start()
             return False
-        self.nimg, self.saved = nimg, self.checkpoints.paths()[-1]
+        self.nimg = self.saved_at = nimg
+        self.saved, self.best = self.checkpoints.loaded, self.checkpoints.best_score()
         self.log.keep_until(nimg)
         return True
 
     def run(self, batches: Iterator[dict[str, Tensor]]) -> bool:
-        """Train; True when the run is done, False when it was stopped. Both ways it is saved."""
+        """Train; True when the run is done, False when it was stopped. Both ways it is saved.
+
+        After an error too, if that was not training itself gone wrong: the last finished step, or,
+        where that cannot be written, nothing, and the last good state stays. UserError for what the
+        user can mend (also a disk), BrokenRunError for numbers that nothing can go on from; any
+        other error comes out as it is.
+        """
         if self.clock.done(self.nimg) and self.saved:
             return True
-        config, working, loading, since = self.config, 0.0, 0.0, self.nimg
-        ticked = self.clock.seconds
-        sampled = -config.sample_seconds / 4  # the first grid comes early: people wait for it
         with StopSignal() as stop, self.progress:
-            while not (self.clock.done(self.nimg) or stop.asked):
-                begun = time.monotonic()
-                image = next(batches)["image"]
-                loading += time.monotonic() - begun
-                random = step_generator(config.seed, self.nimg)
-                before, progress = self.nimg, self.clock.progress(self.nimg)
-                self.stats.add(self.task.step(image, self.nimg, progress, random))
-                self.nimg += len(image)
-                working += time.monotonic() - begun
-                rate = (self.nimg - since) / max(working, 1e-9)
-                self.progress.show(self.nimg, self.clock, rate)
-                crosses = lambda kimg, a=before: self.nimg // (kimg * 1000) > a // (kimg * 1000)
-                if crosses(config.log_kimg) or self.clock.seconds - ticked > LOG_SECONDS:
-                    self.tick(rate, loading / max(working, 1e-9))
-                    working, loading, since = 0.0, 0.0, self.nimg
-                    ticked = self.clock.seconds
-                waited = self.clock.seconds - sampled
-                if crosses(config.sample_kimg) or 0 < config.sample_seconds <= waited:
-                    self.sample()
-                    sampled = self.clock.seconds
-                if crosses(config.checkpoint_kimg):
-                    self.save()
-            done = self.clock.done(self.nimg)
-            self.save()
-        return done
+            try:
+                try:
+                    self._train(batches, stop)
+                except WorkerError:
+                    if not stop.asked:  # else the stop met the workers too
+                        raise
+                self.save()
+            except Exception as error:
+                raise self._told(error) from error
+        return self.clock.done(self.nimg)
+
+    def _train(self, batches: Iterator[dict[str, Tensor]], stop: StopSignal) -> None:
+        config, working, loading, since = self.config, 0.0, 0.0, self.nimg
+        ticked, owed = self.clock.seconds, False
+        sampled = -config.sample_seconds / 4  # the first grid comes early: people wait for it
+        while not (self.clock.done(self.nimg) or stop.asked or self.progress.gone):
+            begun = time.monotonic()
+            image = next(batches)["image"]
+            self.clock.start()
+            loading += time.monotonic() - begun
+            before = self.nimg
+            self.step(image)
+            working += time.monotonic() - begun
+            rate = (self.nimg - since) / max(working, 1e-9)
+            self.progress.show(self.nimg, self.clock, rate)
+            crosses = lambda kimg, a=before: self.nimg // (kimg * 1000) > a // (kimg * 1000)
+            if crosses(config.log_kimg) or self.clock.seconds - ticked > LOG_SECONDS:
+                self.tick(rate, loading / max(working, 1e-9))
+                working, loading, since = 0.0, 0.0, self.nimg
+                ticked = self.clock.seconds
+            waited = self.clock.seconds - sampled
+            if crosses(config.sample_kimg) or 0 < config.sample_seconds <= waited:
+                self.sample()
+                sampled = self.clock.seconds
+            owed = owed or crosses(config.checkpoint_kimg)
+            if owed and not self.guard.beyond:  # not while losses are out of bounds
+                self.save()
+                owed = False
+
+    def step(self, image: Tensor) -> None:
+        random = step_generator(self.config.seed, self.nimg)
+        progress = self.clock.progress(self.nimg)
+        terms = self.task.step(image, self.nimg, progress, random)
+        self.nimg += len(image)
+        self.stats.add(terms)
+        self.guard.add(terms, self.task.skipped)
+        if self.guard.due:
+            self.guard.look()
 
     def tick(self, rate: float = 0.0, loading: float = 0.0) -> None:
         """Means since the last tick, to the log and the status line; `loading` = share of the time
         that the step waited for pictures."""
-        try:
-            losses = self.stats.collect()
-        except NotFiniteError as error:
-            raise self.failure(str(error)) from None
-        if not losses:
+        self.guard.look()
+        losses, broken = self.stats.collect()
+        if not losses and not broken:
             return
         record = {"nimg": self.nimg, "seconds": self.clock.seconds}
         speed = {"images_per_second": rate, "loading_share": loading} if rate else {}
+        skipped = {"skipped_steps": self.guard.skipped} if self.guard.skipped else {}
+        self.ready()
         self.log.append(
             record
             | speed
             | self.task.facts()
             | {f"loss/{name}": value for name, value in losses.items()}
+            | skipped
+            | {f"not_finite/{name}": count for name, count in broken.items()}
         )
         self.progress.losses(losses, self.nimg, self.clock, rate)
 
     def sample(self) -> None:
+        self.ready()
         self.pictured = self.nimg
         scores = self.snapshots.sample(self.nimg)
         self.log.append(
@@ -130,23 +179,76 @@ class Loop:
             | {f"score/{name}": value for name, value in scores.items()}
         )
         self.progress.scores(scores, self.nimg)
+        self._keep_best(*self.snapshots.judge(scores))
+
+    def _keep_best(self, name: str, value: float) -> None:
+        known = self.best is not None and self.best[0] == name
+        better = math.isfinite(value) and not (known and value <= self.best[1])  # type: ignore[index]
+        if better and not self.guard.beyond and not self.task.broken_parameter():
+            self.checkpoints.write(
+                self.checkpoints.best, self.nimg, self._state(), config=self.settings,
+                score=(name, value),
+            )  # fmt: skip
+            self.snapshots.export(self.nimg, best=True)
+            self.best = (name, value)
 
     def save(self) -> None:
-        """A checkpoint and the exported weights, unless a loss or a parameter is not finite."""
+        """A checkpoint and the exported weights, unless a loss is out of bounds or a parameter not
+        finite."""
         self.tick()
+        if self.guard.beyond:
+            raise DivergedError(self.guard.verdict())
         broken = self.task.broken_parameter()
         if broken:
-            raise self.failure(f"the parameter {broken} is not finite")
-        state = {**self.task.state(), "clock": self.clock}
-        self.saved = self.checkpoints.save(self.nimg, state)
-        self.snapshots.export()
+            raise NotFiniteError(f"the parameter {broken} is not finite")
+        self.write()
 
-    def failure(self, what: str) -> NotFiniteError:
-        kept = f"the last good state is {self.saved}" if self.saved else "nothing was saved yet"
-        return NotFiniteError(
-            f"training stopped after {self.nimg / 1000:.3f} kimg: {what}; {kept}; lower the "
-            f"learning rates, or try --precision fp32"
-        )
+    def write(self) -> None:
+        self.ready()
+        self.saved = self.checkpoints.save(self.nimg, self._state(), config=self.settings)
+        self.saved_at = self.nimg
+        self.snapshots.export(self.nimg)
+
+    def _state(self) -> dict[str, Stateful]:
+        return {**self.task.state(), "clock": self.clock}
+
+    def _told(self, error: Exception) -> Exception:
+        """Save what can be saved, and put into words what happened."""
+        stopped = f"training stopped after {self.nimg / 1000:.3f} kimg: "
+        if isinstance(error, BrokenRunError):
+            skipped = isinstance(error, NotFiniteError)  # and so the weights are as before
+            kept = self._rescue() if skipped else self._kept()
+            return type(error)(f"{stopped}{error}; {kept}; {ADVICE}")
+        kept = self._rescue()
+        if isinstance(error, UserError):
+            return UserError(f"{stopped}{error}; {kept}")
+        if isinstance(error, OSError):
+            return UserError(f"{stopped}{_what(error)}; {kept}")
+        self.progress.say(f"{stopped}{type(error).__name__}; {kept}")
+        return error
+
+    def _rescue(self) -> str:
+        """Save the last finished step after an error; says what is kept, and where."""
+        nimg = self.task.undo(self.nimg)
+        if nimg is None or self.task.broken_parameter() or self.guard.beyond:
+            return self._kept()
+        self.nimg = nimg
+        try:
+            if nimg != self.saved_at:
+                self.write()
+        except Exception as error:
+            return f"what came last could not be saved ({_what(error)}); {self._kept()}"
+        return f"saved as {self.saved}; the same command goes on"
+
+    def _kept(self) -> str:
+        return f"the last good state is {self.saved}" if self.saved else "nothing was saved yet"
+
+
+def _what(error: Exception) -> str:
+    """What an error is about, without its place in the source."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
 
 
 def step_generator(seed: int, nimg: int) -> torch.Generator:
@@ -154,27 +256,3 @@ def step_generator(seed: int, nimg: int) -> torch.Generator:
     what the uninterrupted one would have drawn. On the CPU, so that every device gets the same."""
     digest = hashlib.blake2b(f"{seed}:{nimg}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-class StopSignal:
-    """Within the block Ctrl-C (or a polite kill) asks for a stop after the current step; a second
-    one stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}  # handlers, in the forms that the signal module has
-
-    def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

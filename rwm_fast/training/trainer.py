@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from rwm_fast.config import Config
 from rwm_fast.models.network import Network, placed
 from rwm_fast.ops import _torch_private
-from rwm_fast.training.checkpoint import Stateful
 from rwm_fast.training.ema import Ema
+from rwm_fast.training.fits import Stateful
+from rwm_fast.training.guard import Undo, step_if_finite
 from rwm_fast.training.schedule import Counts, Schedule
 from rwm_fast.training.step import Autoencoder, Method, Networks, Terms, frozen, total
 
@@ -63,6 +64,10 @@ class Trainer:
         # before any schedule
         self.rates = {"generator": train.learning_rate, "discriminator": rate}
         self.counts = Counts()
+        self.skipped = torch.zeros((), device=device)  # 1 if the last step left out an update
+        self._undo = Undo(self.discriminator_optimizer)
+        self._nimg: int | None = None  # images seen at the end of the last finished step
+        self._changed = ""  # by a step that is not finished: "", "can be undone", "for good"
 
     def step(
         self, image: Tensor, nimg: int, progress: float, random: torch.Generator
@@ -70,9 +75,13 @@ class Trainer:
         """Learn from one batch; `nimg` = images seen before it. Returns the terms, unweighted."""
         due, method, terms = self.schedule.due(nimg, progress, self.counts), self.method, {}
         self._set_rates(progress, 1.0 if due.first_part else self.config.train.second_part_gain)
+        self.skipped = torch.zeros_like(self.skipped)
         painted = method.paint(image, random, due)
         if due.discriminators is not None:
             terms = method.discriminator_terms(painted, random, due.discriminators)
+            if due.r1 or due.autoencoder is not None:  # more is to come, and may fail
+                self._undo.remember()
+                self._changed = "can be undone"
             self._update(self.discriminator_optimizer, terms)
             penalty = method.r1_terms(image, random, due.r1)
             self._update(self.discriminator_optimizer, penalty)
@@ -84,6 +93,7 @@ class Trainer:
             terms |= learned
         self.counts.advance(due)
         self.ema.update(len(image), nimg + len(image))
+        self._changed, self._nimg = "", nimg + len(image)
         return {name: term.value.detach() for name, term in terms.items()}
 
     def _update(self, optimizer: torch.optim.Optimizer, terms: Terms) -> None:
@@ -94,7 +104,18 @@ class Trainer:
         if optimizer is self.discriminator_optimizer:
             for module in self.discriminators.values():
                 absent_is_zero(module)
-        optimizer.step()
+        if optimizer is self.generator_optimizer or not self._changed:
+            self._changed = "for good"
+        self.skipped = torch.maximum(self.skipped, step_if_finite(optimizer))
+
+    def undo(self, nimg: int) -> int | None:
+        """After an error: be as at the end of the last finished step, and say how many images had
+        been seen then (`nimg` before the first step). None if the error came in a step's very last
+        update: that cannot be brought back."""
+        changed, self._changed = self._changed, ""
+        if changed == "can be undone":
+            self._undo.bring_back()
+        return None if changed == "for good" else nimg if self._nimg is None else self._nimg
 
     def _set_rates(self, progress: float, gain: float) -> None:
         train = self.config.train

@@ -1,3 +1,8 @@
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +105,89 @@ def test_trouble_while_loading_reaches_the_report_or_stops(photos, good_folder):
         for _ in range(12):
             next(loader)
     loader.close()
+
+
+@pytest.fixture
+def by_processes(photos, monkeypatch):
+    """A loader with two processes, and their process ids."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    loader = make_loader(photos(cache_mb=0.0, workers=2), 6)
+    next(loader)
+    yield loader, [worker._process.pid for worker in loader._batches._workers]
+    loader.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_dead_worker_ends_the_batches_with_its_reason(by_processes):
+    loader, pids = by_processes
+    os.kill(pids[0], signal.SIGKILL)
+    with pytest.raises(UserError, match=r"has died \(signal 9\); .* memory ran out"):
+        for _ in range(40):
+            next(loader)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_stuck_worker_ends_the_batches_with_its_reason(by_processes, monkeypatch):
+    monkeypatch.setattr("rwm_fast.data.loader.STUCK_SECONDS", 2.0)
+    loader, pids = by_processes
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(UserError, match="no picture has arrived for 2 s"):
+        for _ in range(40):
+            next(loader)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_workers_are_out_of_reach_of_ctrl_c_and_die_with_the_loader(by_processes):
+    loader, pids = by_processes
+    groups = {os.getpgid(pid) for pid in pids}
+    assert len(groups) == 2 and os.getpgid(0) not in groups
+    loader.close()
+    with pytest.raises(StopIteration):
+        next(loader)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+SCRIPT = """
+import sys
+from rwm_fast.config import DataConfig
+from rwm_fast.data.loader import make_loader
+from rwm_fast.data.photos import PhotoSet
+
+pictures = PhotoSet(DataConfig(sources=(sys.argv[1],), resize=16, cache_mb=0, workers=1), 16)
+loader = make_loader(pictures, 4)
+next(loader)
+print(loader._batches._workers[0]._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_script_needs_no_guard_and_its_kill_leaves_no_orphan(good_folder, tmp_path):
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    command = [sys.executable, tmp_path / "mine.py", good_folder]
+    pipe = subprocess.PIPE
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env) as process:
+        worker = int(process.stdout.readline())
+        process.kill()
+    for _ in range(600):
+        if not alive(worker):
+            break
+        time.sleep(0.1)
+    assert not alive(worker)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that has ended and waits to be collected does not."""
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 def test_open_training_set_follows_the_config(good_folder):

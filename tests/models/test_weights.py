@@ -19,6 +19,7 @@ from rwm_fast.models import (
     read_config,
     save_weights,
 )
+from rwm_fast.models.weights import read_kimg
 
 CONFIG = Config("mine", model=PAPER)
 
@@ -96,7 +97,7 @@ def refused(path, message, nets=None):
 def rewritten(path, change, metadata=None):
     tensors = load_file(path)
     change(tensors)
-    metadata = {"config": CONFIG.to_json()} if metadata is None else metadata
+    metadata = {"config": CONFIG.to_json()} if metadata is None else metadata  # and no digest
     save_file(tensors, path, metadata=metadata)
     return path
 
@@ -143,3 +144,66 @@ def test_another_model_is_told_by_its_fields(saved):
     other = dataclasses.replace(PAPER, style_dim=16, noise=False)
     message = "another encoder: style_dim 12 in the file, 16 here; noise True in the file, False"
     refused(saved, message, (Encoder(other), Generator(other)))
+
+
+def test_damage_is_seen_wherever_it_matters(saved):
+    """Any bit, one at a time: refused, or nothing of what is used differs."""
+    content, expected, nets = (
+        saved.read_bytes(),
+        load_file(saved),
+        (Encoder(PAPER), Generator(PAPER)),
+    )
+    length = 8 + int.from_bytes(content[:8], "little")
+    places = [*range(0, length, length // 30), *range(length, len(content), len(content) // 30)]
+    refusals = 0
+    for k, place in enumerate(places):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << k % 8
+        saved.write_bytes(flipped)
+        try:
+            assert load_weights(saved, *nets) == CONFIG
+        except WeightsError:
+            refusals += 1
+            continue
+        assert all(torch.equal(expected[name], t) for name, t in load_file(saved).items())
+    assert refusals > 0.9 * len(places)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite(saved, value):
+    path = rewritten(saved, lambda t: t["generator.to_rgb.bias"].fill_(value))
+    refused(path, "generator.to_rgb.bias must be finite, got NaN or infinity")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_what_are_no_floats(saved, dtype):
+    change = lambda t: t.update({"generator.to_rgb.bias": t["generator.to_rgb.bias"].to(dtype)})
+    refused(
+        rewritten(saved, change), "generator.to_rgb.bias must be one of F64, F32, F16, BF16, got"
+    )
+
+
+def test_a_header_takes_no_memory(saved):
+    """A width that the tensors do not have is refused from the shapes alone."""
+    values = json.loads(CONFIG.to_json())
+    for style_dim in (10**9, 10**30):
+        values["model"]["style_dim"] = style_dim
+        path = rewritten(saved, lambda t: None, metadata={"config": json.dumps(values)})
+        with pytest.raises(WeightsError, match="must be|Overflow|overflow|invalid|int"):
+            read_config(path)
+    for text, message in (("[" * 8000, "recursion|JSON"), (" " * 20_000, "at most 16384 char")):
+        path = rewritten(saved, lambda t: None, metadata={"config": text})
+        with pytest.raises(WeightsError, match=message):
+            read_config(path)
+
+
+def test_a_file_is_as_readable_as_others_here(saved, tmp_path):
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    assert saved.stat().st_mode == ordinary.stat().st_mode
+
+
+def test_a_file_says_what_its_training_saw(saved, tmp_path):
+    assert read_kimg(saved) is None
+    save_weights(tmp_path / "w", *networks(), CONFIG, kimg=12.5)
+    assert read_kimg(tmp_path / "w") == 12.5 and read_config(tmp_path / "w") == CONFIG

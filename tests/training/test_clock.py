@@ -24,7 +24,11 @@ def test_by_images():
 def test_by_time_slow_machines_keep_the_promise():
     watch = Watch()
     clock = Clock(TrainConfig(kimg=1000.0, seconds=10.0), watch)
+    watch.time += 50  # opening the pictures
+    assert clock.seconds == 0 and not clock.done(0)
+    clock.start()
     watch.time += 5
+    clock.start()  # only the first one counts
     assert clock.progress(8) == 0.5 and clock.remaining(8, 1.0) == 5.0
     watch.time += 5
     assert clock.done(8)
@@ -39,11 +43,13 @@ def test_time_of_earlier_sittings_counts():
     watch = Watch()
     config = TrainConfig(kimg=1000.0, seconds=10.0)
     first = Clock(config, watch)
+    first.start()
     watch.time += 4
     state = first.state_dict()
     watch.time += 1000  # the machine was off
     second = Clock(config, watch)
     second.load_state_dict(state)
+    second.start()
     watch.time += 1
     assert second.seconds == pytest.approx(5.0)
     longer = Clock(replace(config, seconds=20.0), watch)

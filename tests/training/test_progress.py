@@ -24,12 +24,39 @@ def drive(stream) -> str:
 
 def test_plain_lines_where_nobody_watches():
     assert drive(io.StringIO()).splitlines() == [
-        "0.0 kimg, 1:00 left, 16 images/s patch 0.250",
-        "0.0 kimg scores: swap_closer 0.500",
+        "   0.0 kimg    1:00 left   16 img/s  patch   0.25",
+        "0.0 kimg scores: swap closer 0.500",
     ]
 
 
 def test_a_bar_on_a_terminal():
     text = drive(Terminal())
     assert "\r" in text and "4%" in text
-    assert "1:00 left, 16 images/s" in text and "scores: swap_closer 0.500" in text
+    assert "1:00 left   16 img/s  patch" in text and "scores: swap closer 0.500" in text
+
+
+def test_columns_keep_their_places_and_fit():
+    progress = Progress(
+        io.StringIO(), terms=["edge", "patch", "gan_swapped", "reconstruction", "r1"]
+    )
+    lines = []
+    for losses in ({"edge": 12345.678, "reconstruction": 0.25}, {"r1": 1e-9, "gan_swapped": 0.5}):
+        progress._values = losses
+        lines.append(progress.line("start", 60))
+    assert lines == [
+        "start  rec   0.25  swap      -  patch      -",
+        "start  rec      -  swap    0.5  patch      -",
+    ]
+    assert "r1  1e-09" in progress.line("start", 100)
+
+
+def test_a_reader_that_is_gone_is_noticed_and_harmless():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    progress = Progress(Closed())
+    assert not progress.gone
+    progress.say("anything")
+    progress.say("anything")
+    assert progress.gone

@@ -13,9 +13,9 @@ from PIL import Image
 from rwm_fast.config import Config
 from rwm_fast.errors import UserError
 from rwm_fast.models import RegionEditor
+from rwm_fast.training.guard import DivergedError, NotFiniteError
 from rwm_fast.training.loop import step_generator
 from rwm_fast.training.run import train
-from rwm_fast.training.stats import NotFiniteError
 from rwm_fast.training.trainer import Trainer
 
 
@@ -74,7 +74,11 @@ def test_a_run_leaves_everything_it_promises(tiny, tmp_path):
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [r["nimg"] for r in log if "loss/patch" in r] == list(range(4, 41, 4))
     assert [r["nimg"] for r in log if "score/swap_closer" in r] == [20, 40]
-    assert len(list((out / "checkpoints").iterdir())) == 2
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == [
+        "best.pt",
+        "state-000000020.pt",
+        "state-000000040.pt",
+    ]
     editor = RegionEditor.from_checkpoint(out)
     assert editor.reconstruct(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
     assert report["gate"] and report["kimg"] == 0.04
@@ -130,11 +134,73 @@ def test_a_torn_newest_checkpoint_costs_its_steps_only(tiny, tmp_path, caplog):
     assert [r["nimg"] for r in log if "loss/patch" in r] == [4, 8, 12, 16]
 
 
-def test_a_term_that_breaks_is_named_and_the_last_good_state_is_kept(tiny, tmp_path, at_image):
-    at_image(24, lambda terms: terms | {"patch": torch.tensor(float("nan"))})
-    with pytest.raises(NotFiniteError, match=r"0\.028 kimg.*patch = nan.*state-000000020\.pt"):
-        train(tiny(), tmp_path)
-    assert final_state(tmp_path)["nimg"] == 20
+@pytest.fixture
+def from_image(monkeypatch):
+    """Changes the terms of every step that begins at a number of images, or later."""
+
+    def arrange(first: int, change, last: int = 10**9):
+        step = Trainer.step
+
+        def wrapped(self, image, nimg, *rest):
+            terms = step(self, image, nimg, *rest)
+            return change(terms) if first <= nimg <= last else terms
+
+        monkeypatch.setattr(Trainer, "step", wrapped)
+
+    return arrange
+
+
+def broken(terms):
+    return terms | {"patch": torch.tensor(float("nan"))}
+
+
+def records(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_steps_that_are_not_finite_are_counted_and_too_many_end_the_run(tiny, tmp_path, from_image):
+    from_image(24, broken, last=28)
+    train(tiny(), tmp_path)
+    last = [r for r in records(tmp_path) if "loss/reconstruction" in r][-1]
+    assert last["skipped_steps"] == 2
+    assert [r["nimg"] for r in records(tmp_path) if r.get("not_finite/patch")] == [28, 32]
+    from_image(48, broken)
+    with pytest.raises(NotFiniteError, match=r"\d steps in a row were not finite \(patch\); saved"):
+        train(tiny(kimg=1.0), tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(tiny, tmp_path, monkeypatch):
+    """The weights that a run is left with are those of before."""
+    config = tiny(kimg=1.0, checkpoint_kimg=0.02)
+    calls, total = [], Trainer._update
+
+    def breaks(self, optimizer, terms):
+        calls.append(0)
+        if len(calls) > 12 and terms:
+            term = next(iter(terms))
+            terms = terms | {term: terms[term]._replace(value=terms[term].value * float("nan"))}
+        total(self, optimizer, terms)
+
+    monkeypatch.setattr(Trainer, "_update", breaks)
+    with pytest.raises(NotFiniteError, match="steps in a row"):
+        train(config, tmp_path)
+    newest = final_state(tmp_path)
+    assert newest["nimg"] > 40  # and it was saved
+    before = torch.load(tmp_path / "checkpoints" / "state-000000020.pt", weights_only=True)
+    assert all(same(newest[n], before[n]) for n in ("encoder", "generator", "discriminator"))
+
+
+def test_divergence_is_seen_before_it_is_saved_and_its_advice_can_be_followed(tiny, tmp_path):
+    config = tiny(kimg=0.2, checkpoint_kimg=0.004)
+    train(replace(config, train=replace(config.train, kimg=0.02)), tmp_path)
+    wild = replace(config, train=replace(config.train, learning_rate=1e3))
+    with pytest.raises(DivergedError, match="times its usual .*last good state is .*--precision"):
+        train(wild, tmp_path)
+    assert all(abs(w).max() < 1e5 for w in final_state(tmp_path)["encoder"].values())
+    tame = replace(config, train=replace(config.train, learning_rate=1e-5, kimg=0.024))
+    assert train(tame, tmp_path)["kimg"] == 0.024
+    changes = [r["changed"] for r in records(tmp_path) if "changed" in r]
+    assert changes[-1]["train.learning_rate"] == [1e3, 1e-5]
 
 
 def test_broken_parameters_are_never_saved(tiny, tmp_path, monkeypatch):
