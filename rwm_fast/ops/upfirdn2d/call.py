@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,3 +65,21 @@ def call_of(
     x, order = _memory.in_own_order(OP, "x", x)
     y = torch.empty(size, dtype=dtype, device=device, memory_format=order)
     return Call(x, filter, y, up, down, padding, flip, gain, order, device, dtype)
+
+
+@functools.lru_cache(256)
+def resampling_record(
+    module: ModuleType,
+    size: Sequence[int],
+    out_size: Sequence[int],
+    settings: tuple[int, ...],  # up x, y, down x, y, padding before x, y, taps y, x
+    order: torch.memory_format,
+    dtype: torch.dtype,
+) -> Any:
+    """The same without addresses, for the C++ and the CUDA module: csrc/upfirdn2d/records.h."""
+    n, c, *inside = size
+    images = (n, c) if order is _memory.LAST else (n * c, 1)
+    up_x, up_y, down_x, down_y, pad_x, pad_y, *taps = settings
+    factors = (up_y, up_x), (down_y, down_x), (pad_y, pad_x), taps
+    code = _memory.DTYPE_CODES[dtype]
+    return module.Resampling(*images, inside, out_size[2:], *factors, code)
