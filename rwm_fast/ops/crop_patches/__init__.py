@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,8 @@ def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     Source: crops of the patch co-occurrence discriminator, Park et al., NeurIPS 2020
     (arXiv 2007.00653).
     """
+    if not isinstance(size, (int, torch.SymInt, Tensor)) and hasattr(size, "__index__"):
+        size = operator.index(size)
     _validate(image, boxes, size)
     return _autograd.crop_patches(image, boxes, size)
 

@@ -58,7 +58,7 @@ def call_of(
     if up[0] < 1 or up[1] < 1 or down[0] < 1 or down[1] < 1:
         _check.require(False, OP, "factors must be at least 1", f"{up} and {down}")
     h, w = output_size(shape[2], shape[3], filter_size(filter), up, down, padding)
-    if h < 1 or w < 1:
+    if h < 0 or w < 0:  # the gradient of an image without pixels has none either
         rule = "the padded image must be at least as large as the filter"
         _check.require(False, OP, rule, x)
     size = (shape[0], shape[1], h, w)
