@@ -8,6 +8,7 @@
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/registry.h"
+#include "record_bindings.h"
 
 namespace rwm {
 namespace {
@@ -76,5 +77,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", [](const std::string& name) { set_isa(isa_named(name)); });
   m.def("parallel_probe", &parallel_probe);
   m.def("convert_probe", &convert_probe);
+  bind_operator_records(m);
   Registration::bind_all(m);
 }

@@ -1,7 +1,7 @@
 // y = clamp(act(t)·gain), act(t) = t or slope·t where t <= 0, and its derivative read from y.
 #pragma once
 
-#include "bias_act/activation_settings.h"
+#include "bias_act/records.h"
 #include "common/cuda.cuh"
 
 namespace rwm::cuda {
@@ -21,8 +21,8 @@ struct Activation : ActivationSettings<A> {
 };
 
 template <class T>
-Activation<accumulate_t<T>> activation(double slope, double gain, double clamp) {
-  return {activation_settings<T>(slope, gain, clamp)};
+Activation<accumulate_t<T>> activation(const records::Activation& a) {
+  return {activation_settings<T>(a)};
 }
 
 }  // namespace rwm::cuda

@@ -9,10 +9,9 @@
 #include "common/cuda_registry.h"
 #include "common/registry.h"
 #include "modulated_conv2d/bindings.h"
+#include "record_bindings.h"
 
 namespace rwm {
-
-constexpr Py_ssize_t kMostArguments = 32;
 
 // A Python value as an argument; false with a Python error set if it is of another kind.
 inline bool convert(PyObject* value, const CudaFunction& function, Py_ssize_t i,
@@ -34,8 +33,7 @@ inline bool convert(PyObject* value, const CudaFunction& function, Py_ssize_t i,
   return PyErr_Occurred() == nullptr;
 }
 
-// Straight from Python's calling convention: some launches have twenty arguments, and pybind11's
-// conversions would take longer than the launch.
+// Straight from Python's calling convention: pybind11's conversions take as long as a launch.
 inline PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count) {
   const auto* function = static_cast<CudaFunction*>(PyCapsule_GetPointer(self, nullptr));
   const auto expected = static_cast<Py_ssize_t>(std::strlen(function->kinds));
@@ -68,6 +66,7 @@ inline void bind_cuda(py::module_& m) {
     m.add_object(f->name, py::reinterpret_steal<py::object>(
                               PyCFunction_New(&definitions.back(), self.ptr())));
   }
+  bind_operator_records(m);
   bind_records(m);
   bind_cuda_records(m);
 }

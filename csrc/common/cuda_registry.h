@@ -62,10 +62,13 @@ class CudaFunction {
   }
 };
 
+constexpr int kMostArguments = 10;
+
 template <auto function>
 struct Thunk;
 template <class... Types, void (*function)(Types...)>
 struct Thunk<function> {
+  static_assert(sizeof...(Types) <= kMostArguments, "more belong in a record");
   static constexpr char kinds[] = {ArgumentKind<Types>::code..., '\0'};
   inline static const std::type_info* const types[] = {ArgumentKind<Types>::type()...};
 

@@ -7,18 +7,14 @@
 // The image is read in place. The adjoint gathers: every pixel of the gradient is summed in float32
 // or better, over the patches in order, a few rows at a time that stay in the cache; the result
 // does not depend on the number of threads.
-#include <algorithm>
-#include <cstdint>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
-#include "common/dtype.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/registry.h"
-#include "crop_patches/bands.h"
 #include "crop_patches/plan.h"
+#include "crop_patches/records.h"
 
 #define RWM_KERNELS "crop_patches/kernels.h"
 #include "common/each_isa.h"
@@ -27,12 +23,18 @@ namespace {
 using namespace rwm;
 using namespace rwm::crop_patches;
 
-constexpr std::int64_t kGrain = 1 << 14;      // numbers written by a thread's piece, at least
-constexpr std::int64_t kMostOfRow = 1 << 30;  // plans count along a row in 32 bits
+const char* const kOp = "crop_patches";
+
+constexpr std::int64_t kGrain = 1 << 14;  // numbers written by a thread's piece, at least
 
 // A plane is what shares its rows: a channel, or all channels where they are innermost.
 struct Shape {
   std::int64_t images, patches, planes, inner, height, width, size;
+
+  explicit Shape(const records::Crops& c)
+      : images(c.images), patches(c.patches), planes(c.channels_last ? 1 : c.channels),
+        inner(c.channels_last ? c.channels : 1), height(c.image_size.first),
+        width(c.image_size.second), size(c.size) {}
 
   std::int64_t image_row() const { return width * inner; }
   std::int64_t patch_row() const { return size * inner; }
@@ -40,16 +42,13 @@ struct Shape {
   std::int64_t patch_plane() const { return size * patch_row(); }
 };
 
-std::vector<double> boxes_as_double(Pointer boxes, int dtype, std::int64_t count) {
-  present("crop_patches", count, {boxes});
-  std::vector<double> values(count);
-  if (dtype == static_cast<int>(DType::f64)) {
-    std::copy_n(as<const double>(boxes), count, values.begin());
-  } else {
-    check(dtype == static_cast<int>(DType::f32), "crop_patches: boxes of dtype code ", dtype);
-    std::copy_n(as<const float>(boxes), count, values.begin());
+// Four numbers a patch.
+std::vector<double> boxes_as_double(Pointer boxes, const records::Crops& c) {
+  const std::int64_t count = c.images * c.patches * 4;
+  if (static_cast<DType>(c.boxes_dtype) == DType::f32) {
+    return {as<const float>(boxes), as<const float>(boxes) + count};
   }
-  return values;
+  return {as<const double>(boxes), as<const double>(boxes) + count};
 }
 
 template <class A>
@@ -240,70 +239,56 @@ class Uncropper {
   std::vector<A> sums_;
 };
 
-// Both sides have a pixel in every plane, or there is nothing to sample and nowhere to gather.
-Shape shape_of(std::int64_t images, std::int64_t patches, std::int64_t channels,
-               std::int64_t height, std::int64_t width, std::int64_t size, bool channels_last,
-               Pointer image, Pointer crops) {
-  const char* const op = "crop_patches";
-  check(std::min({channels, height, width, size}) > 0, op, ": planes must have pixels");
-  const std::int64_t row = elements(op, {std::max(width, size), channels_last ? channels : 1});
-  check(row < kMostOfRow, op, ": rows must have fewer than ", kMostOfRow, " numbers, got ", row);
-  present(op, elements(op, {images, channels, height, width}), {image});
-  present(op, elements(op, {images, patches, channels, size, size}), {crops});
-  return {images, patches, channels_last ? 1 : channels, channels_last ? channels : 1, height,
-          width,  size};
+// f(T, shape, boxes) of a call whose buffers are there.
+template <class F>
+void with_crops(const records::Crops& c, Pointer image, Pointer boxes, Pointer patches,
+                const F& f) {
+  const Shape s(c);
+  const std::int64_t crops = s.images * s.patches;
+  present(kOp, s.images * s.planes * s.image_plane(), {image});
+  present(kOp, crops, {boxes});
+  present(kOp, crops * s.planes * s.patch_plane(), {patches});
+  const std::vector<double> corners = boxes_as_double(boxes, c);
+  dispatch(static_cast<DType>(c.dtype), kOp, [&](auto tag) { f(tag, s, corners.data()); });
 }
 
-void forward(Pointer image, Pointer boxes, Pointer patches, std::int64_t images,
-             std::int64_t num_patches, std::int64_t channels, std::int64_t height,
-             std::int64_t width, std::int64_t size, bool channels_last, int dtype,
-             int boxes_dtype) {
-  const Shape s =
-      shape_of(images, num_patches, channels, height, width, size, channels_last, image, patches);
-  const std::vector<double> corners = boxes_as_double(boxes, boxes_dtype, images * num_patches * 4);
-  dispatch(static_cast<DType>(dtype), "crop_patches", [&](auto tag) {
+void forward(const records::Crops& c, Pointer image, Pointer boxes, Pointer patches) {
+  with_crops(c, image, boxes, patches, [&](auto tag, const Shape& s, const double* corners) {
     using T = typename decltype(tag)::type;
     const std::int64_t image_size = s.planes * s.image_plane();
     const std::int64_t patch_size = s.planes * s.patch_plane();
     const std::int64_t grain = std::max<std::int64_t>(1, kGrain / patch_size);
-    parallel_for(0, images * num_patches, grain, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, s.images * s.patches, grain, [&](std::int64_t begin, std::int64_t end) {
       Cropper<T> crop(s);
       for (std::int64_t i = begin; i < end; ++i) {
-        crop(corners.data() + 4 * i, as<const T>(image) + i / num_patches * image_size,
+        crop(corners + 4 * i, as<const T>(image) + i / s.patches * image_size,
              as<T>(patches) + i * patch_size);
       }
     });
   });
 }
 
-void adjoint(Pointer patches, Pointer boxes, Pointer image, std::int64_t images,
-             std::int64_t num_patches, std::int64_t channels, std::int64_t height,
-             std::int64_t width, std::int64_t size, bool channels_last, int dtype,
-             int boxes_dtype) {
-  const Shape s =
-      shape_of(images, num_patches, channels, height, width, size, channels_last, image, patches);
-  const std::vector<double> corners = boxes_as_double(boxes, boxes_dtype, images * num_patches * 4);
-  dispatch(static_cast<DType>(dtype), "crop_patches", [&](auto tag) {
+void adjoint(const records::Crops& c, Pointer patches, Pointer boxes, Pointer image) {
+  with_crops(c, image, boxes, patches, [&](auto tag, const Shape& s, const double* corners) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
-    const std::vector<double> points = sample_points(size);
+    const std::vector<double> points = sample_points(s.size);
     const std::int64_t lanes = vector_lanes<A>();
-    std::vector<Window<A>> windows(images * num_patches);
-    parallel_for(0, images * num_patches, 16, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<Window<A>> windows(s.images * s.patches);
+    parallel_for(0, s.images * s.patches, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i)
-        windows[i] = Window<A>(s, points, lanes, corners.data() + 4 * i);
+        windows[i] = Window<A>(s, points, lanes, corners + 4 * i);
     });
     // Pieces of a plane that stay in the cache while patch after patch is added to them.
-    const std::int64_t rows = std::min(height, std::max<std::int64_t>(1, kGrain / s.image_row()));
-    const std::int64_t pieces = num_chunks(height, rows);
-    parallel_for(0, images * s.planes * pieces, 1, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t rows = std::min(s.height, std::max<std::int64_t>(1, kGrain / s.image_row()));
+    const std::int64_t pieces = num_chunks(s.height, rows);
+    parallel_for(0, s.images * s.planes * pieces, 1, [&](std::int64_t begin, std::int64_t end) {
       Uncropper<T> uncrop(s);
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t first = i % pieces * rows, plane = i / pieces, n = plane / s.planes;
-        const std::int64_t patch_plane = n * num_patches * s.planes + plane % s.planes;
-        uncrop(windows.data() + n * num_patches,
-               as<const T>(patches) + patch_plane * s.patch_plane(),
-               as<T>(image) + plane * s.image_plane(), first, std::min(height, first + rows));
+        const std::int64_t patch_plane = n * s.patches * s.planes + plane % s.planes;
+        uncrop(windows.data() + n * s.patches, as<const T>(patches) + patch_plane * s.patch_plane(),
+               as<T>(image) + plane * s.image_plane(), first, std::min(s.height, first + rows));
       }
     });
   });

@@ -17,6 +17,11 @@ struct Strides {
   std::int64_t channel, pixel;
 };
 
+struct Geometry {
+  int per_image, channels, height, width, size;  // patches of an image; side of a patch
+  Strides image, patch;
+};
+
 template <class A>
 struct Box {
   A cx, cy, half_width, half_height;
@@ -55,41 +60,40 @@ template <class T, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads, WIDTH > 1 ? 3 : 4)
     forward_kernel(const T* __restrict__ image, const Box<A>* __restrict__ boxes,
                    T* __restrict__ patches, std::int64_t patch_count, Divider per_image,
-                   Divider groups, Divider per_row, int channels, int height, int width, int size,
-                   Strides in, Strides out) {
+                   Divider groups, Divider per_row, Geometry g) {
   const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const std::int64_t patch = groups(index);
   if (patch >= patch_count) return;
   const std::int64_t sample = (index - patch * groups.divisor) * WIDTH;
   const int i = static_cast<int>(per_row(sample));
-  const int j = static_cast<int>(sample - std::int64_t{i} * size);
+  const int j = static_cast<int>(sample - std::int64_t{i} * g.size);
   const Box<A> box = boxes[patch];
-  const A inverse = A(1) / A(size);
-  const Taps<A> y(position(box.cy, box.half_height, i, inverse, A(height)));
-  const std::int64_t plane = std::int64_t{channels} * height * width;
+  const A inverse = A(1) / A(g.size);
+  const Taps<A> y(position(box.cy, box.half_height, i, inverse, A(g.height)));
+  const std::int64_t plane = std::int64_t{g.channels} * g.height * g.width;
   const T* source = image + per_image(patch) * plane;
-  T* target = patches + patch * channels * size * size + sample * out.pixel;
+  T* target = patches + patch * g.channels * g.size * g.size + sample * g.patch.pixel;
   // Wide accesses only exist where neighbouring pixels are adjacent.
-  const std::int64_t step = WIDTH > 1 ? 1 : in.pixel;
-#pragma unroll 1  // unrolled, the addresses of four channels spill
-  for (int c = 0; c < channels; ++c) {
+  const std::int64_t step = WIDTH > 1 ? 1 : g.image.pixel;
+#pragma unroll 1  // unrolled, the addresses of four g.channels spill
+  for (int c = 0; c < g.channels; ++c) {
     A values[WIDTH] = {};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      if (!inside(y.first + r, height)) continue;
-      const T* row = source + std::int64_t{y.first + r} * width * step;
+      if (!inside(y.first + r, g.height)) continue;
+      const T* row = source + std::int64_t{y.first + r} * g.width * step;
 #pragma unroll
       for (int k = 0; k < WIDTH; ++k) {
-        const Taps<A> x(position(box.cx, box.half_width, j + k, inverse, A(width)));
-        const A left = inside(x.first, width) ? static_cast<A>(row[x.first * step]) : A(0);
+        const Taps<A> x(position(box.cx, box.half_width, j + k, inverse, A(g.width)));
+        const A left = inside(x.first, g.width) ? static_cast<A>(row[x.first * step]) : A(0);
         const A right =
-            inside(x.first + 1, width) ? static_cast<A>(row[(x.first + 1) * step]) : A(0);
+            inside(x.first + 1, g.width) ? static_cast<A>(row[(x.first + 1) * step]) : A(0);
         values[k] += y.weight[r] * (x.weight[0] * left + x.weight[1] * right);
       }
     }
     store<WIDTH>(target, values);
-    source += in.channel;
-    target += out.channel;
+    source += g.image.channel;
+    target += g.patch.channel;
   }
 }
 
@@ -132,8 +136,7 @@ struct Reach {
 template <class T, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads, 2)
     adjoint_kernel(const T* __restrict__ dpatches, const Box<A>* __restrict__ boxes,
-                   T* __restrict__ dimage, int per_image, int channels, int height, int width,
-                   int size, Divider tiles_across, Divider tiles, Strides in, Strides out) {
+                   T* __restrict__ dimage, Divider tiles_across, Divider tiles, Geometry g) {
   RWM_SHARED(Reach<A>, vertical, [kPatches]);
   RWM_SHARED(Reach<A>, horizontal, [kPatches]);
   RWM_SHARED(bool, reaches, [kPatches]);
@@ -144,19 +147,19 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int left = static_cast<int>(tile - tile_row * tiles_across.divisor) * kTileWidth;
   const int y = top + thread / kTileWidth, x = left + thread % kTileWidth;
   const int channel = static_cast<int>(blockIdx.y) * kChunk;
-  const int count = min(kChunk, channels - channel);
-  const std::int64_t patch_size = std::int64_t{channels} * size * size;
-  const A inverse = A(1) / A(size);
+  const int count = min(kChunk, g.channels - channel);
+  const std::int64_t patch_size = std::int64_t{g.channels} * g.size * g.size;
+  const A inverse = A(1) / A(g.size);
   A sum[kChunk] = {};
-  for (int base = 0; base < per_image; base += kPatches) {
-    const int chunk = min(kPatches, per_image - base);
+  for (int base = 0; base < g.per_image; base += kPatches) {
+    const int chunk = min(kPatches, g.per_image - base);
     __syncthreads();
     if (thread < chunk) {
-      const Box<A> box = boxes[n * per_image + base + thread];
-      const Reach<A> v(box.cy, box.half_height, A(size), A(height));
-      const Reach<A> h(box.cx, box.half_width, A(size), A(width));
-      const Range rows = v(top, top + kTileHeight - 1, size);
-      const Range columns = h(left, left + kTileWidth - 1, size);
+      const Box<A> box = boxes[n * g.per_image + base + thread];
+      const Reach<A> v(box.cy, box.half_height, A(g.size), A(g.height));
+      const Reach<A> h(box.cx, box.half_width, A(g.size), A(g.width));
+      const Range rows = v(top, top + kTileHeight - 1, g.size);
+      const Range columns = h(left, left + kTileWidth - 1, g.size);
       vertical[thread] = v;
       horizontal[thread] = h;
       reaches[thread] = rows.low <= rows.high && columns.low <= columns.high;
@@ -165,29 +168,30 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int p = 0; p < chunk; ++p) {
       if (!reaches[p]) continue;
       const Reach<A> v = vertical[p], h = horizontal[p];
-      const Range rows = v(y, y, size), columns = h(x, x, size);
-      const T* patch = dpatches + (n * per_image + base + p) * patch_size + channel * in.channel;
+      const Range rows = v(y, y, g.size), columns = h(x, x, g.size);
+      const T* patch =
+          dpatches + (n * g.per_image + base + p) * patch_size + channel * g.patch.channel;
       for (int i = rows.low; i <= rows.high; ++i) {
-        const A wy = Taps<A>(position(v.centre, v.half, i, inverse, A(height))).of(y);
+        const A wy = Taps<A>(position(v.centre, v.half, i, inverse, A(g.height))).of(y);
         if (wy == A(0)) continue;
         for (int j = columns.low; j <= columns.high; ++j) {
-          const A weight = wy * Taps<A>(position(h.centre, h.half, j, inverse, A(width))).of(x);
+          const A weight = wy * Taps<A>(position(h.centre, h.half, j, inverse, A(g.width))).of(x);
           if (weight == A(0)) continue;
-          const T* at = patch + (std::int64_t{i} * size + j) * in.pixel;
+          const T* at = patch + (std::int64_t{i} * g.size + j) * g.patch.pixel;
 #pragma unroll
           for (int c = 0; c < kChunk; ++c) {
-            if (c < count) sum[c] += weight * static_cast<A>(at[c * in.channel]);
+            if (c < count) sum[c] += weight * static_cast<A>(at[c * g.patch.channel]);
           }
         }
       }
     }
   }
-  if (y >= height || x >= width) return;
-  T* target = dimage + n * channels * height * width + channel * out.channel +
-              (std::int64_t{y} * width + x) * out.pixel;
+  if (y >= g.height || x >= g.width) return;
+  T* target = dimage + n * g.channels * g.height * g.width + channel * g.image.channel +
+              (std::int64_t{y} * g.width + x) * g.image.pixel;
 #pragma unroll
   for (int c = 0; c < kChunk; ++c) {
-    if (c < count) target[c * out.channel] = static_cast<T>(sum[c]);
+    if (c < count) target[c * g.image.channel] = static_cast<T>(sum[c]);
   }
 }
 

@@ -1,42 +1,45 @@
 // masked_l1 on the CPU: the loss and the signs in one pass over memory, and the gradients.
 // Notation of rwm_fast/ops/masked_l1/autograd.py: h, g, a, m.
 //
-// Two orders of memory, as on CUDA. Planes: [N, C, S] with a mask value for each (n, s); a mask of
-// the images' own shape is the case N = C = 1. Pixels: [S, C] with a mask value for each s
-// (channels_last). Either way a kernel sees a run of elements with one mask value each; runs are of
-// a fixed length, and their sums are added up in order, so that the result does not depend on the
-// number of threads.
-#include <algorithm>
-#include <cstdint>
+// A kernel sees a run of elements with one mask value each; runs are of a fixed length, and their
+// sums are added up in order, so that the result does not depend on the number of threads.
 #include <vector>
 
-#include "common/dtype.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/registry.h"
 #include "masked_l1/codes.h"
+#include "masked_l1/records.h"
 
 #define RWM_KERNELS "masked_l1/kernels.h"
 #include "common/each_isa.h"
 
 namespace {
 using namespace rwm;
+using records::MaskedImages;
+
+const char* const kOp = "masked_l1";
 
 constexpr std::int64_t kRun = 2048;  // elements a run: its mask and buffers stay in the L1 cache
 constexpr std::int64_t kGrain = 1 << 15;  // elements a thread's piece, at least
 
-struct Shape {
-  std::int64_t images, channels, spots;  // N, C, S; in pixel order N = 1
-  bool pixels;
+std::int64_t per_plane(const MaskedImages& s) { return num_chunks(s.spots, kRun); }
 
-  std::int64_t size() const { return images * channels * spots; }
-  std::int64_t runs() const {
-    return pixels ? num_chunks(size(), kRun) : images * num_chunks(spots, kRun);
-  }
-  std::int64_t plane_runs() const {
-    return pixels ? runs() : images * channels * num_chunks(spots, kRun);
-  }
-};
+// Of all channels that share a mask, or of one.
+std::int64_t runs(const MaskedImages& s) {
+  return s.pixels ? num_chunks(s.size(), kRun) : s.images * per_plane(s);
+}
+std::int64_t plane_runs(const MaskedImages& s) { return s.pixels ? runs(s) : s.channels * runs(s); }
+
+// f(i) for each of `count` runs.
+template <class F>
+void each_run(const MaskedImages& s, std::int64_t count, const F& f) {
+  const std::int64_t grain = kGrain * runs(s) / std::max<std::int64_t>(1, s.size());
+  parallel_for(0, count, std::max<std::int64_t>(1, grain),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t i = begin; i < end; ++i) f(i);
+               });
+}
 
 // masks[i] = the mask of element at + i, in pixel order. KNOWN channels, or 0 for any number.
 template <int KNOWN, class A, class M>
@@ -64,7 +67,7 @@ void repeat_masks(const M* m, std::int64_t channels, std::int64_t at, std::int64
 // images with masks mask[0], mask[1], …. In plane order the pieces are the channels that share the
 // mask.
 template <class A, class M, class F>
-void pieces(const Shape& shape, const M* m, std::int64_t index, const F& f) {
+void pieces(const MaskedImages& shape, const M* m, std::int64_t index, const F& f) {
   if (shape.pixels) {
     const std::int64_t at = index * kRun, size = std::min(kRun, shape.size() - at);
     A masks[kRun];
@@ -72,8 +75,7 @@ void pieces(const Shape& shape, const M* m, std::int64_t index, const F& f) {
     f(at, static_cast<const A*>(masks), size);
     return;
   }
-  const std::int64_t per_image = num_chunks(shape.spots, kRun);
-  const std::int64_t n = index / per_image, spot = index % per_image * kRun;
+  const std::int64_t n = index / per_plane(shape), spot = index % per_plane(shape) * kRun;
   const std::int64_t size = std::min(kRun, shape.spots - spot);
   for (std::int64_t c = 0; c < shape.channels; ++c) {
     f((n * shape.channels + c) * shape.spots + spot, m + n * shape.spots + spot, size);
@@ -83,69 +85,41 @@ void pieces(const Shape& shape, const M* m, std::int64_t index, const F& f) {
 // The same without sums over channels: each image is read from its first element to its last, which
 // the processor's prefetchers follow; the mask of an image comes from the L2 cache.
 template <class A, class M, class F>
-void piece(const Shape& shape, const M* m, std::int64_t index, const F& f) {
+void piece(const MaskedImages& shape, const M* m, std::int64_t index, const F& f) {
   if (shape.pixels) return pieces<A>(shape, m, index, f);
-  const std::int64_t per_plane = num_chunks(shape.spots, kRun);
-  const std::int64_t plane = index / per_plane, spot = index % per_plane * kRun;
+  const std::int64_t plane = index / per_plane(shape), spot = index % per_plane(shape) * kRun;
   f(plane * shape.spots + spot, m + plane / shape.channels * shape.spots + spot,
     std::min(kRun, shape.spots - spot));
 }
 
-std::int64_t runs_a_thread(const Shape& shape) {
-  return std::max<std::int64_t>(1, kGrain * shape.runs() / std::max<std::int64_t>(1, shape.size()));
-}
-
-// f(T, M): the image's type, and the mask's: the same, or float beside 16-bit images.
+// f(T, M): the image's type, and the mask's.
 template <class F>
-void with_types(int dtype, int mask_dtype, const F& f) {
-  dispatch(static_cast<DType>(dtype), "masked_l1", [&](auto image) {
-    using T = typename decltype(image)::type;
-    if (dtype == mask_dtype) {
-      f(image, TypeTag<T>{});
-    } else if constexpr (sizeof(T) == 2) {
-      check(mask_dtype == static_cast<int>(DType::f32), "masked_l1: mask dtype code ", mask_dtype);
-      f(image, TypeTag<float>{});
-    } else {
-      check(false, "masked_l1: mask dtype code ", mask_dtype, " beside ", dtype);
+void with_types(const MaskedImages& shape, const F& f) {
+  dispatch(static_cast<DType>(shape.dtype), kOp, [&](auto image) {
+    if constexpr (sizeof(typename decltype(image)::type) == 2) {
+      if (shape.mask_dtype != shape.dtype) return f(image, TypeTag<float>{});
     }
+    f(image, image);
   });
 }
 
-Shape shape_of(std::int64_t images, std::int64_t channels, std::int64_t spots, bool pixels,
-               std::initializer_list<Pointer> buffers, Pointer number) {
-  const char* const op = "masked_l1";
-  check(channels > 0 && (!pixels || images == 1), op, ": pixel order is of one run of pixels");
-  present(op, elements(op, {images, channels, spots}), buffers);
-  present(op, 1, {number});
-  return {images, channels, spots, pixels};
-}
-
 // codes may be 0. loss is of the accumulation type.
-void forward(Pointer h, Pointer g, Pointer a, Pointer m, Pointer codes, Pointer loss,
-             std::int64_t images, std::int64_t channels, std::int64_t spots, bool pixels, int dtype,
-             int mask_dtype) {
-  const Shape shape = shape_of(images, channels, spots, pixels, {h, g, a, m}, loss);
-  with_types(dtype, mask_dtype, [&](auto image, auto mask) {
+void forward(const MaskedImages& shape, Pointer h, Pointer g, Pointer a, Pointer m, Pointer codes,
+             Pointer loss) {
+  present(kOp, shape.size(), {h, g, a, m});
+  present(kOp, 1, {loss});
+  with_types(shape, [&](auto image, auto mask) {
     using T = typename decltype(image)::type;
     using M = typename decltype(mask)::type;
     using A = accumulate_t<T>;
-    std::vector<double> sums(shape.plane_runs());
-    parallel_for(
-        0, shape.plane_runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
-          for (std::int64_t i = begin; i < end; ++i) {
-            double sum = 0;
-            piece<A>(shape, as<const M>(m), i,
-                     [&](std::int64_t at, auto* masks, std::int64_t size) {
-                       const T *ph = as<const T>(h) + at, *pg = as<const T>(g) + at,
-                               *pa = as<const T>(a) + at;
-                       std::uint8_t* const out = codes ? as<std::uint8_t>(codes) + at : nullptr;
-                       A part = 0;
-                       RWM_EACH_ISA(A, part = masked_l1_sum<A>(ph, pg, pa, masks, out, size));
-                       sum += part;
-                     });
-            sums[i] = sum;
-          }
-        });
+    std::vector<double> sums(plane_runs(shape));
+    each_run(shape, plane_runs(shape), [&](std::int64_t i) {
+      piece<A>(shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
+        const T *ph = as<const T>(h) + at, *pg = as<const T>(g) + at, *pa = as<const T>(a) + at;
+        std::uint8_t* const out = codes ? as<std::uint8_t>(codes) + at : nullptr;
+        RWM_EACH_ISA(A, sums[i] = masked_l1_sum<A>(ph, pg, pa, masks, out, size));
+      });
+    });
     double total = 0;
     for (const double sum : sums) total += sum;
     *as<A>(loss) = static_cast<A>(total / static_cast<double>(shape.size()));
@@ -153,56 +127,52 @@ void forward(Pointer h, Pointer g, Pointer a, Pointer m, Pointer codes, Pointer 
 }
 
 // dh = c(|m|s₁ + |1 − m|s₂), dg = −c|m|s₁, da = −c|1 − m|s₂, c = dloss/size; a pointer may be 0.
-void backward(Pointer dloss, Pointer codes, Pointer m, Pointer dh, Pointer dg, Pointer da,
-              std::int64_t images, std::int64_t channels, std::int64_t spots, bool pixels,
-              int dtype, int mask_dtype) {
-  const Shape shape = shape_of(images, channels, spots, pixels, {codes, m}, dloss);
-  with_types(dtype, mask_dtype, [&](auto image, auto mask) {
+void backward(const MaskedImages& shape, Pointer dloss, Pointer codes, Pointer m, Pointer dh,
+              Pointer dg, Pointer da) {
+  present(kOp, shape.size(), {codes, m});
+  present(kOp, 1, {dloss});
+  with_types(shape, [&](auto image, auto mask) {
     using T = typename decltype(image)::type;
     using M = typename decltype(mask)::type;
     using A = accumulate_t<T>;
     const A c = *as<const A>(dloss) / static_cast<A>(shape.size());
-    parallel_for(
-        0, shape.plane_runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
-          for (std::int64_t i = begin; i < end; ++i) {
-            piece<A>(
-                shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
-                  const std::uint8_t* const from = as<const std::uint8_t>(codes) + at;
-                  const auto write = [&](Pointer out, A inside, A outside) {
-                    if (!out) return;
-                    T* const to = as<T>(out) + at;
-                    RWM_EACH_ISA(A, masked_l1_gradient(from, masks, to, size, inside, outside));
-                  };
-                  write(dh, c, c);
-                  write(dg, -c, A(0));
-                  write(da, A(0), -c);
-                });
-          }
-        });
+    each_run(shape, plane_runs(shape), [&](std::int64_t i) {
+      piece<A>(shape, as<const M>(m), i, [&](std::int64_t at, auto* masks, std::int64_t size) {
+        const std::uint8_t* const from = as<const std::uint8_t>(codes) + at;
+        const auto write = [&](Pointer out, A inside, A outside) {
+          if (!out) return;
+          T* const to = as<T>(out) + at;
+          RWM_EACH_ISA(A, masked_l1_gradient(from, masks, to, size, inside, outside));
+        };
+        write(dh, c, c);
+        write(dg, -c, A(0));
+        write(da, A(0), -c);
+      });
+    });
   });
 }
 
 // dm = c Σ_c (sign(m)|h − g| − sign(1 − m)|h − a|) in plane order.
 template <class T, class M, class A>
-void mask_planes(const Shape& shape, const T* h, const T* g, const T* a, const M* m, M* dm, A c) {
-  parallel_for(0, shape.runs(), runs_a_thread(shape), [&](std::int64_t begin, std::int64_t end) {
+void mask_planes(const MaskedImages& shape, const T* h, const T* g, const T* a, const M* m, M* dm,
+                 A c) {
+  each_run(shape, runs(shape), [&](std::int64_t i) {
     A sums[kRun];
-    for (std::int64_t i = begin; i < end; ++i) {
-      bool add = false;
-      std::int64_t spot = 0, count = 0;
-      pieces<A>(shape, m, i, [&](std::int64_t at, auto* masks, std::int64_t size) {
-        RWM_EACH_ISA(A, masked_l1_mask_terms(h + at, g + at, a + at, masks, sums, size, add));
-        if (!add) spot = at / (shape.channels * shape.spots) * shape.spots + at % shape.spots;
-        add = true, count = size;
-      });
-      RWM_EACH_ISA(A, masked_l1_scale(sums, dm + spot, count, c));
-    }
+    bool add = false;
+    std::int64_t spot = 0, count = 0;
+    pieces<A>(shape, m, i, [&](std::int64_t at, auto* masks, std::int64_t size) {
+      RWM_EACH_ISA(A, masked_l1_mask_terms(h + at, g + at, a + at, masks, sums, size, add));
+      if (!add) spot = at / (shape.channels * shape.spots) * shape.spots + at % shape.spots;
+      add = true, count = size;
+    });
+    RWM_EACH_ISA(A, masked_l1_scale(sums, dm + spot, count, c));
   });
 }
 
 // The same in pixel order: spots are cut into groups of about a run of elements.
 template <class T, class M, class A>
-void mask_pixels(const Shape& shape, const T* h, const T* g, const T* a, const M* m, M* dm, A c) {
+void mask_pixels(const MaskedImages& shape, const T* h, const T* g, const T* a, const M* m, M* dm,
+                 A c) {
   const std::int64_t group = std::max<std::int64_t>(1, kRun / shape.channels);
   const std::int64_t grain = std::max<std::int64_t>(1, kGrain / (group * shape.channels));
   parallel_for(0, num_chunks(shape.spots, group), grain, [&](std::int64_t begin, std::int64_t end) {
@@ -227,16 +197,16 @@ void mask_pixels(const Shape& shape, const T* h, const T* g, const T* a, const M
   });
 }
 
-void mask_backward(Pointer dloss, Pointer h, Pointer g, Pointer a, Pointer m, Pointer dm,
-                   std::int64_t images, std::int64_t channels, std::int64_t spots, bool pixels,
-                   int dtype, int mask_dtype) {
-  const Shape shape = shape_of(images, channels, spots, pixels, {h, g, a, m, dm}, dloss);
-  with_types(dtype, mask_dtype, [&](auto image, auto mask) {
+void mask_backward(const MaskedImages& shape, Pointer dloss, Pointer h, Pointer g, Pointer a,
+                   Pointer m, Pointer dm) {
+  present(kOp, shape.size(), {h, g, a, m, dm});
+  present(kOp, 1, {dloss});
+  with_types(shape, [&](auto image, auto mask) {
     using T = typename decltype(image)::type;
     using M = typename decltype(mask)::type;
     using A = accumulate_t<T>;
     const A c = *as<const A>(dloss) / static_cast<A>(shape.size());
-    const auto run = pixels ? mask_pixels<T, M, A> : mask_planes<T, M, A>;
+    const auto run = shape.pixels ? mask_pixels<T, M, A> : mask_planes<T, M, A>;
     run(shape, as<const T>(h), as<const T>(g), as<const T>(a), as<const M>(m), as<M>(dm), c);
   });
 }

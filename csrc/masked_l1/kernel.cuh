@@ -1,12 +1,9 @@
 // masked_l1 on CUDA: the loss in one launch, and its gradients. Notation of autograd.py: h, g, a,
 // m.
-//
-// Two orders of memory. Planes: [N, C, S] with a mask value for each (n, s); it also serves a mask
-// of the images' own shape, as N = C = 1. Pixels: [S, C] with a mask value for each s
-// (channels_last).
 #pragma once
 
 #include "common/cuda.cuh"
+#include "masked_l1/records.h"
 
 namespace rwm::masked_l1 {
 
@@ -15,8 +12,15 @@ using namespace rwm::cuda;
 constexpr int kThreads = 256;
 constexpr std::int64_t kMaxBlocks = 4096;  // the last block adds up one partial sum of each
 
+// As the kernels read records::MaskedImages.
 struct Shape {
-  std::int64_t images, channels, spots;  // N, C, S
+  std::int64_t images, channels, spots;
+  Divider by_channels;
+  double inverse_size;
+
+  explicit Shape(const records::MaskedImages& m)
+      : images(m.images), channels(m.channels), spots(m.spots), by_channels(m.channels),
+        inverse_size(1.0 / static_cast<double>(m.size())) {}
 };
 
 template <class A>
@@ -83,7 +87,7 @@ template <class T, class M, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads)
     forward_planes(const T* __restrict__ h, const T* __restrict__ g, const T* __restrict__ a,
                    const M* __restrict__ m, std::uint8_t* __restrict__ signs, A* partials,
-                   unsigned* ticket, A* loss, Shape shape, Divider, double inverse_size) {
+                   unsigned* ticket, A* loss, Shape shape) {
   A sum = 0;
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * WIDTH;
   for (std::int64_t n = blockIdx.y; n < shape.images; n += gridDim.y) {
@@ -97,7 +101,7 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  reduce_loss(sum, partials, ticket, loss, inverse_size);
+  reduce_loss(sum, partials, ticket, loss, shape.inverse_size);
 }
 
 // The mask of WIDTH elements from `at` on, in pixel order.
@@ -120,18 +124,17 @@ template <class T, class M, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads)
     forward_pixels(const T* __restrict__ h, const T* __restrict__ g, const T* __restrict__ a,
                    const M* __restrict__ m, std::uint8_t* __restrict__ signs, A* partials,
-                   unsigned* ticket, A* loss, Shape shape, Divider by_channels,
-                   double inverse_size) {
+                   unsigned* ticket, A* loss, Shape shape) {
   A sum = 0;
   const std::int64_t size = shape.channels * shape.spots;
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * WIDTH;
   std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * WIDTH;
   for (; at < size; at += step) {
     A vm[WIDTH];
-    load_pixel_mask<WIDTH>(m, at, by_channels, vm);
+    load_pixel_mask<WIDTH>(m, at, shape.by_channels, vm);
     sum += forward_terms<WIDTH>(h, g, a, vm, signs, at);
   }
-  reduce_loss(sum, partials, ticket, loss, inverse_size);
+  reduce_loss(sum, partials, ticket, loss, shape.inverse_size);
 }
 
 // dh = c(|m|s₁ + |1−m|s₂), dg = −c|m|s₁, da = −c|1−m|s₂; a gradient that is null is not wanted.
@@ -160,8 +163,8 @@ template <class T, class M, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads, 4)
     backward_planes(const A* __restrict__ dloss, const std::uint8_t* __restrict__ signs,
                     const M* __restrict__ m, T* __restrict__ dh, T* __restrict__ dg,
-                    T* __restrict__ da, Shape shape, Divider, double inverse_size) {
-  const A scale = *dloss * static_cast<A>(inverse_size);
+                    T* __restrict__ da, Shape shape) {
+  const A scale = *dloss * static_cast<A>(shape.inverse_size);
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * WIDTH;
   for (std::int64_t n = blockIdx.y; n < shape.images; n += gridDim.y) {
     std::int64_t s = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * WIDTH;
@@ -180,14 +183,14 @@ template <class T, class M, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads)
     backward_pixels(const A* __restrict__ dloss, const std::uint8_t* __restrict__ signs,
                     const M* __restrict__ m, T* __restrict__ dh, T* __restrict__ dg,
-                    T* __restrict__ da, Shape shape, Divider by_channels, double inverse_size) {
-  const A scale = *dloss * static_cast<A>(inverse_size);
+                    T* __restrict__ da, Shape shape) {
+  const A scale = *dloss * static_cast<A>(shape.inverse_size);
   const std::int64_t size = shape.channels * shape.spots;
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * WIDTH;
   std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * WIDTH;
   for (; at < size; at += step) {
     A vm[WIDTH];
-    load_pixel_mask<WIDTH>(m, at, by_channels, vm);
+    load_pixel_mask<WIDTH>(m, at, shape.by_channels, vm);
     backward_terms<WIDTH>(scale, signs, vm, dh, dg, da, at);
   }
 }
@@ -198,8 +201,8 @@ __global__ void __launch_bounds__(kThreads)
     mask_backward_planes(const A* __restrict__ dloss, const T* __restrict__ h,
                          const T* __restrict__ g, const T* __restrict__ a, const M* __restrict__ m,
                          M* __restrict__ dm, Shape shape, std::int64_t channel_stride,
-                         std::int64_t spot_stride, double inverse_size) {
-  const A scale = *dloss * static_cast<A>(inverse_size);
+                         std::int64_t spot_stride) {
+  const A scale = *dloss * static_cast<A>(shape.inverse_size);
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * WIDTH;
   for (std::int64_t n = blockIdx.y; n < shape.images; n += gridDim.y) {
     std::int64_t s = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * WIDTH;

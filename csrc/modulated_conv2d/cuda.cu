@@ -41,11 +41,6 @@ dim3 grid_for(const Work& w, int width) {
               static_cast<unsigned>(ceil_div(w.channels, w.lanes * width)));
 }
 
-template <class T>
-Activation<accumulate_t<T>> typed(const records::Activation& a) {
-  return activation<T>(a.slope, a.gain, a.clamp);
-}
-
 // See Backward. An activation only with y; `recover`: u is read back from it.
 void backward(const Images& images, Pointer g, Pointer y, Pointer u, bool recover,
               const Epilogue& e, const records::Sums& sums, int device, Pointer stream) {
@@ -74,7 +69,7 @@ void backward(const Images& images, Pointer g, Pointer y, Pointer u, bool recove
                            sums.first_style,
                            e.noise_per_image ? images.pixels : 0,
                            recover,
-                           typed<T>(e.activation)};
+                           activation<T>(e.activation)};
     launch(sums.summed == 1 ? backward_kernel<T, kW, 1> : backward_kernel<T, kW, 2>,
            grid_for(w, kW), kThreads, 0, w, b);
   });
@@ -110,7 +105,7 @@ void to_rgb(const Images& images, Pointer x, Pointer weight, Pointer y, int outp
         sizeof(A) * static_cast<std::size_t>((outputs + styles) * images.channels);
     launch(to_rgb_kernel<T, kW>, dim3(static_cast<unsigned>(images.batch * chunks)), kThreads,
            shared, as<T>(x), as<A>(weight), as<A>(before.scale), as<A>(before.regions),
-           as<A>(after.bias), as<T>(y), w, outputs, styles, typed<T>(after.activation));
+           as<A>(after.bias), as<T>(y), w, outputs, styles, activation<T>(after.activation));
   });
 }
 
@@ -138,7 +133,7 @@ void to_rgb_backward(const Images& images, Pointer dy, Pointer y, Pointer x, Poi
                                            as<A>(sums.products),
                                            as<A>(sums.bias),
                                            sums.outputs,
-                                           typed<T>(act)};
+                                           activation<T>(act)};
                launch(before.styles == 1 ? to_rgb_backward_kernel<T, kW, 1>
                                          : to_rgb_backward_kernel<T, kW, 2>,
                       grid_for(w, kW), kThreads, 0, w, b);

@@ -1,32 +1,10 @@
-// What Python hands to the functions of modulated_conv2d: numbers and addresses with names, checked
-// when made, for any number of calls. bindings.h makes Python classes of them, whose constructors
-// call `validate`; nvcc reads this file too.
-//
-// Addresses belong to dense tensors: images channels_last in the dtype of the call, all others
-// contiguous in the accumulator's.
+// What Python hands to the functions of modulated_conv2d (common/records.h): images are
+// channels_last in the dtype of the call, all others contiguous in the accumulator's.
 #pragma once
 
-#include <algorithm>
-#include <limits>
-#include <utility>
-
-#include "common/check.h"
-#include "common/dtype.h"
+#include "bias_act/records.h"
 
 namespace rwm::records {
-
-using Pair = std::pair<std::int64_t, std::int64_t>;  // y, x
-
-// check_least("Blend", "styles", 0, 1): "Blend: styles must be at least 1, got 0".
-inline void check_least(const char* record, const char* field, std::int64_t value,
-                        std::int64_t least) {
-  check(value >= least, record, ": ", field, " must be at least ", least, ", got ", value);
-}
-
-inline void check_least(const char* record, const char* field, Pair value, std::int64_t least) {
-  check(std::min(value.first, value.second) >= least, record, ": ", field, " must be at least ",
-        least, ", got ", value.first, ", ", value.second);
-}
 
 // Kernels in memory: that from input channel i to output channel o at o·out + i·in, its numbers
 // `tap` apart.
@@ -70,8 +48,7 @@ struct Images {
     check_least("Images", "batch", batch, 0);
     check_least("Images", "pixels", pixels, 0);
     check_least("Images", "channels", channels, 0);
-    check(dtype >= 0 && dtype <= static_cast<int>(DType::f64),
-          "Images: dtype must be a code of DTYPE_CODES, got ", dtype);
+    check_dtype("Images", "dtype", dtype);
     elements("Images: all numbers", {batch, pixels, channels});
   }
 
@@ -95,16 +72,6 @@ struct Blend {
 
   void check_sizes(std::int64_t batch, std::int64_t pixels, std::int64_t channels) const {
     elements("Blend: all scales and regions", {batch, 1 + styles, 81, std::max(pixels, channels)});
-  }
-};
-
-// clamp(act(t)·gain), act(t) = t or slope·t where t <= 0. Infinity is no clamp, which Python calls
-// None.
-struct Activation {
-  double slope = 1, gain = 1, clamp = std::numeric_limits<double>::infinity();
-
-  void validate() const {
-    check(clamp >= 0, "Activation: clamp must be None or at least 0, got ", clamp);
   }
 };
 

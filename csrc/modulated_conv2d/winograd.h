@@ -14,7 +14,6 @@
 // would make 6 taps of 3, and 144 products.
 #pragma once
 
-#include "bias_act/activation_settings.h"
 #include "modulated_conv2d/records.h"
 
 namespace rwm {
@@ -150,9 +149,7 @@ struct Epilogue {
   Epilogue(const records::Epilogue& e, std::int64_t pixels)
       : blend(e.blend), noise(as<const A>(e.noise)), noise_step(e.noise_per_image ? pixels : 0),
         strength(e.strength != 0 ? *as<const A>(e.strength) : A(1)), bias(as<const A>(e.bias)),
-        activation(
-            activation_settings<T>(e.activation.slope, e.activation.gain, e.activation.clamp)),
-        activate(true) {}
+        activation(activation_settings<T>(e.activation)), activate(true) {}
 };
 
 }  // namespace rwm

@@ -5,17 +5,18 @@
 #include <limits>
 #include <vector>
 
-#include "common/dtype.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/registry.h"
 #include "upfirdn2d/axis.h"
+#include "upfirdn2d/records.h"
 
 #define RWM_KERNELS "upfirdn2d/kernels.h"
 #include "common/each_isa.h"
 
 namespace {
 using namespace rwm;
+using records::Resampling;
 
 constexpr std::int64_t kWidest =
     1 << 28;  // of a line with its margins; borders that wide are a mistake
@@ -57,54 +58,45 @@ std::vector<A> as_type(const std::vector<double>& values) {
   return std::vector<A>(values.begin(), values.end());
 }
 
-// x [N, H, W, C] if channels_last, else [N, C, H, W]; y likewise, [OH, OW]. The filter is double:
-// [fh, fw], or [fh] if `outer`, which stands for its product with itself.
-void run(Pointer x, Pointer filter, Pointer y, std::int64_t batch, std::int64_t channels,
-         std::int64_t height, std::int64_t width, std::int64_t out_height, std::int64_t out_width,
-         bool channels_last, std::int64_t fh, std::int64_t fw, bool outer, std::int64_t up_x,
-         std::int64_t up_y, std::int64_t down_x, std::int64_t down_y, std::int64_t pad_x,
-         std::int64_t pad_y, bool flip, double gain, int dtype) {
+// The filter is double: [taps y, taps x], or [taps y] if `outer`, which stands for its product with
+// itself.
+void run(const Resampling& r, Pointer x, Pointer filter, Pointer y, bool outer, bool flip,
+         double gain) {
   const char* const op = "upfirdn2d";
-  const std::int64_t size = elements(op, {batch, channels, out_height, out_width});
-  present(op, elements(op, {batch, channels, height, width}), {x});
-  present(op, size, {y});
-  check(fh > 0 && fw > 0, op, ": a filter has taps, got ", fh, " and ", fw);
-  present(op, elements(op, {fh, fw}), {filter});
-  check(std::min({up_x, up_y, down_x, down_y}) > 0, op, ": factors must be at least 1");
-  elements(op, {std::max(height, width), std::max(up_x, up_y)});
-  elements(op, {std::max(out_height, out_width), std::max(down_x, down_y)});
-  check(std::abs(pad_x) < kMostElements && std::abs(pad_y) < kMostElements, op,
-        ": borders must be narrower");
-  const Axis ya(height, out_height, up_y, down_y, pad_y, fh),
-      xa(width, out_width, up_x, down_x, pad_x, fw);
-  dispatch(static_cast<DType>(dtype), "upfirdn2d", [&](auto tag) {
+  const std::int64_t channels = r.channels, height = r.in_size.first, width = r.in_size.second;
+  const std::int64_t out_height = r.out_size.first, out_width = r.out_size.second;
+  const bool channels_last = channels > 1;
+  const std::int64_t in_plane = height * width * channels, out_row = out_width * channels;
+  present(op, r.images * in_plane, {x});
+  present(op, r.images * out_row * out_height, {y});
+  present(op, 1, {filter});
+  if (r.images * out_row * out_height == 0) return;
+  const Axis ya(height, out_height, r.up.first, r.down.first, r.pad.first, r.taps.first),
+      xa(width, out_width, r.up.second, r.down.second, r.pad.second, r.taps.second);
+  dispatch(static_cast<DType>(r.dtype), op, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
-    const Taps taps(as<const double>(filter), fh, fw, outer, flip, gain,
+    const Taps taps(as<const double>(filter), r.taps.first, r.taps.second, outer, flip, gain,
                     2.0 * std::numeric_limits<A>::epsilon());
     const auto ky = as_type<A>(taps.y), kx = as_type<A>(taps.x), kernel = as_type<A>(taps.kernel);
     const auto* px = as<const T>(x);
     auto* py = as<T>(y);
-    const std::int64_t lanes = channels_last ? channels : 1,
-                       planes = channels_last ? batch : batch * channels;
-    const std::int64_t in_plane = height * width * lanes, out_row = out_width * lanes;
-    const std::int64_t grain =
-        std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, out_row));
-    parallel_for(0, planes * out_height, grain, [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t grain = std::max<std::int64_t>(1, kGrain / out_row);
+    parallel_for(0, r.images * out_height, grain, [&](std::int64_t first, std::int64_t last) {
       // Zeros around a plane's line, wide enough for the taps of the first and the last output.
-      const std::int64_t reach =
-          (std::max<std::int64_t>(0, (out_width - 1) * down_x - pad_x + fw) + up_x - 1) / up_x;
-      const std::int64_t left = std::max<std::int64_t>(0, pad_x) / up_x + 1,
-                         right = std::max<std::int64_t>(0, reach - width) + fw + 1;
+      const std::int64_t last_tap = (out_width - 1) * xa.down - xa.pad + xa.taps;
+      const std::int64_t reach = num_chunks(std::max<std::int64_t>(0, last_tap), xa.up);
+      const std::int64_t left = std::max<std::int64_t>(0, xa.pad) / xa.up + 1,
+                         right = std::max<std::int64_t>(0, reach - width) + xa.taps + 1;
       check(channels_last || (left <= kWidest && right <= kWidest), op,
             ": borders must be narrower than ", kWidest);
       std::vector<A> line(
           static_cast<std::size_t>(channels_last ? width * channels : left + width + right), A(0));
       std::vector<A> scratch(static_cast<std::size_t>(channels_last ? 0 : 4 * out_width));
-      for (std::int64_t r = first; r < last; ++r) {
-        const T* plane = px + r / out_height * in_plane;
-        T* out = py + r * out_row;
-        const std::int64_t o = r % out_height;
+      for (std::int64_t row = first; row < last; ++row) {
+        const T* plane = px + row / out_height * in_plane;
+        T* out = py + row * out_row;
+        const std::int64_t o = row % out_height;
         if (channels_last && taps.separable) {
           RWM_EACH_ISA(A, fir_row_channels_last(plane, out, line.data(), o, ya, xa, ky.data(),
                                                 kx.data(), channels));

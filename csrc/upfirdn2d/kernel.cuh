@@ -2,8 +2,7 @@
 //
 //   y = act(scale ⊙ fir(x) + strength·noise + bias)·gain, clamped
 //
-// Images are [M, H, W, C], channels innermost; a planar tensor is one with M = N·C and C = 1. Per
-// axis, out[o] = Σ_j taps[j] · upsampled[o·down + j − pad], upsampled[i·up] = in[i].
+// Sizes and the filter as in records::Resampling.
 #pragma once
 
 #include "bias_act/activation.cuh"
@@ -36,15 +35,15 @@ struct Epilogue {
 
 // WIDTH channels of one output pixel.
 template <int WIDTH, class A>
-__device__ __forceinline__ void finish(const Epilogue<A>& e, const Geometry& g, std::int64_t n,
-                                       std::int64_t pixel, std::int64_t channel, A (&v)[WIDTH]) {
-  const std::int64_t pixels = std::int64_t{g.out_height} * g.out_width;
+__device__ __forceinline__ void finish(const Epilogue<A>& e, std::int64_t pixels,
+                                       std::int64_t channels, std::int64_t n, std::int64_t pixel,
+                                       std::int64_t channel, A (&v)[WIDTH]) {
   if (e.scale != nullptr) {
     A scale[WIDTH] = {};
 #pragma unroll 1  // one style or two: unrolled, the loop would only take registers
     for (std::int64_t k = 0; k < e.styles; ++k) {
       A one[WIDTH];
-      load<WIDTH>(e.scale + (n * e.styles + k) * g.channels + channel, one);
+      load<WIDTH>(e.scale + (n * e.styles + k) * channels + channel, one);
       const A r = e.regions != nullptr ? e.regions[(n * e.styles + k) * pixels + pixel] : A(1);
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) scale[i] += r * one[i];
@@ -73,16 +72,17 @@ __device__ __forceinline__ void finish(const Epilogue<A>& e, const Geometry& g, 
 // The epilogue alone: one thread, one vector of channels.
 template <class T, int WIDTH, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads, 4)
-    epilogue_kernel(const T* __restrict__ x, T* __restrict__ y, Geometry g, Divider plane,
-                    Divider vectors, Epilogue<A> e) {
+    epilogue_kernel(const T* __restrict__ x, T* __restrict__ y, std::int64_t images,
+                    std::int64_t pixels, std::int64_t channels, Divider plane, Divider vectors,
+                    Epilogue<A> e) {
   const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const std::int64_t n = plane(index), in_plane = index - n * plane.divisor;
-  if (n >= g.images) return;
+  if (n >= images) return;
   const std::int64_t pixel = vectors(in_plane);
   const std::int64_t channel = (in_plane - pixel * vectors.divisor) * WIDTH;
   A values[WIDTH];
   load<WIDTH>(x + index * WIDTH, values);
-  finish<WIDTH>(e, g, n, pixel, channel, values);
+  finish<WIDTH>(e, pixels, channels, n, pixel, channel, values);
   store<WIDTH>(y + index * WIDTH, values);
 }
 
@@ -96,6 +96,11 @@ __global__ void __launch_bounds__(kThreads, 4)
 // where the pattern does (one row early if the padding is odd), columns look.
 constexpr int kTaps = 4;
 
+struct Strips {
+  int taps, rows;
+  Divider line, vectors, strips;
+};
+
 // Blocks on a multiprocessor, so registers of a thread: as many as fit without spills.
 constexpr int strip_blocks(int width, bool epilogue) {
   return width == 8 ? (epilogue ? 2 : 3) : (epilogue ? 3 : 4);
@@ -104,16 +109,17 @@ constexpr int strip_blocks(int width, bool epilogue) {
 template <class T, int UP, int DOWN, int WIDTH, bool EPILOGUE, class A = accumulate_t<T>>
 __global__ void __launch_bounds__(kThreads, strip_blocks(WIDTH, EPILOGUE))
     strip_kernel(const T* __restrict__ x, const A* __restrict__ taps_x,
-                 const A* __restrict__ taps_y, T* __restrict__ y, Geometry g, int taps, int rows,
-                 Divider line, Divider vectors, Divider strips, Epilogue<A> e) {
+                 const A* __restrict__ taps_y, T* __restrict__ y, Geometry g, Strips s,
+                 Epilogue<A> e) {
   constexpr int kAcross = kTaps / UP, kWindow = kTaps / DOWN, kLead = kWindow - 1;
   const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  const std::int64_t strip = line(index), n = strips(strip), in_line = index - strip * line.divisor;
+  const std::int64_t strip = s.line(index), n = s.strips(strip);
+  const std::int64_t in_line = index - strip * s.line.divisor;
   if (n >= g.images) return;
   const int early = UP == 2 ? g.pad_y & 1 : 0;
-  const int first = static_cast<int>(strip - n * strips.divisor) * rows - early;
-  const int column = static_cast<int>(vectors(in_line));
-  const std::int64_t channel = (in_line - column * vectors.divisor) * WIDTH;
+  const int first = static_cast<int>(strip - n * s.strips.divisor) * s.rows - early;
+  const int column = static_cast<int>(s.vectors(in_line));
+  const std::int64_t channel = (in_line - column * s.vectors.divisor) * WIDTH;
 
   // Across: the first tap that meets a sample, and that sample. The divisions have no remainder.
   const int at_x = column * DOWN - g.pad_x, odd = UP == 2 ? at_x & 1 : 0;
@@ -123,18 +129,18 @@ __global__ void __launch_bounds__(kThreads, strip_blocks(WIDTH, EPILOGUE))
 #pragma unroll
   for (int t = 0; t < kAcross; ++t) {
     const int j = t * UP + odd;
-    meets[t] = j < taps && left + t >= 0 && left + t < g.width;
+    meets[t] = j < s.taps && left + t >= 0 && left + t < g.width;
     across[t] = meets[t] ? taps_x[j] : A(0);
   }
 #pragma unroll
-  for (int j = 0; j < kTaps; ++j) down[j] = j < taps ? taps_y[j] : A(0);
+  for (int j = 0; j < kTaps; ++j) down[j] = j < s.taps ? taps_y[j] : A(0);
 
   const std::int64_t row_size = g.width * g.channels, out_row_size = g.out_width * g.channels;
   const T* source = x + (n * g.height * g.width + left) * g.channels + channel;
   T* target = y + (n * g.out_height * g.out_width + column) * g.channels + channel;
   A window[kWindow][WIDTH] = {};
 #pragma unroll 1
-  for (int m = 0; m * UP - kLead < rows; ++m) {
+  for (int m = 0; m * UP - kLead < s.rows; ++m) {
 #pragma unroll
     for (int r = 0; r < DOWN; ++r) {
       const int row = top + m * DOWN + r;
@@ -151,7 +157,7 @@ __global__ void __launch_bounds__(kThreads, strip_blocks(WIDTH, EPILOGUE))
 #pragma unroll
       for (int w = 0; w < kWindow; ++w) {
         const int j = r * UP + (kLead - w) * DOWN;
-        if (j >= taps) continue;
+        if (j >= s.taps) continue;
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) window[w][i] += down[j] * sum[i];
       }
@@ -159,9 +165,10 @@ __global__ void __launch_bounds__(kThreads, strip_blocks(WIDTH, EPILOGUE))
 #pragma unroll
     for (int w = 0; w < UP; ++w) {
       const int in_strip = m * UP - kLead + w, row = first + in_strip;
-      if (in_strip < 0 || in_strip >= rows || row < 0 || row >= g.out_height) continue;
+      if (in_strip < 0 || in_strip >= s.rows || row < 0 || row >= g.out_height) continue;
       if (EPILOGUE) {
-        finish<WIDTH>(e, g, n, std::int64_t{row} * g.out_width + column, channel, window[w]);
+        finish<WIDTH>(e, std::int64_t{g.out_height} * g.out_width, g.channels, n,
+                      std::int64_t{row} * g.out_width + column, channel, window[w]);
       }
       store<WIDTH>(target + row * out_row_size, window[w]);
     }

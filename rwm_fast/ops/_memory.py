@@ -126,22 +126,6 @@ def place(x: Tensor) -> tuple[int, int]:
     return index, _torch_private.raw_stream(index)
 
 
-def ticket(x: Tensor) -> Tensor:
-    """A zero that the blocks of one launch count in, and that the last of them sets back to zero.
-
-    Launches on a stream follow one another and share it. A captured graph may be replayed on any
-    stream: it gets a ticket of its own, and clears it.
-    """
-    if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return torch.zeros(1, dtype=torch.int32, device=x.device)
-    return _stream_ticket(x.device, place(x)[1])
-
-
-@functools.cache
-def _stream_ticket(device: torch.device, stream: int) -> Tensor:
-    return torch.zeros(1, dtype=torch.int32, device=device)
-
-
 # ---- what follows a convolution or a filter, in the kernel that writes the result
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,10 +29,6 @@ class Forward(NamedTuple):
     device: torch.device
     dtype: torch.dtype
 
-    @property
-    def extents(self) -> tuple[int, int, int]:
-        return extents(self.x, self.order)
-
 
 class Backward(NamedTuple):
     """dx = act'(y)·dy and its sums over all but the channels."""
@@ -44,16 +42,16 @@ class Backward(NamedTuple):
     device: torch.device
     dtype: torch.dtype
 
-    @property
-    def extents(self) -> tuple[int, int, int]:
-        return extents(self.dy, self.order)
 
-
-def extents(x: Tensor, order: torch.memory_format) -> tuple[int, int, int]:
-    """Outer size, channels, inner size of a dense tensor; an inner size of 1 means rows."""
-    n, c, *space = x.shape
+@functools.lru_cache(256)
+def planes_record(
+    module: ModuleType, shape: Sequence[int], order: torch.memory_format, dtype: torch.dtype
+) -> Any:
+    """A dense tensor as the C++ and the CUDA module see it: `Planes` of csrc/bias_act/records.h."""
+    n, c, *space = shape
     size = math.prod(space)
-    return (n * size, c, 1) if order is torch.channels_last else (n, c, size)
+    sizes = (n * size, c, 1) if order is torch.channels_last else (n, c, size)
+    return module.Planes(*sizes, _memory.DTYPE_CODES[dtype])
 
 
 def forward_call(x: Tensor, bias: Tensor | None, activation: Activation) -> Forward:

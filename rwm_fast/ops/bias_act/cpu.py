@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rwm_fast.ops import _extension
 from rwm_fast.ops._backend import Call
-from rwm_fast.ops._memory import DTYPE_CODES, addresses
-from rwm_fast.ops.bias_act.call import Backward, Forward
+from rwm_fast.ops._memory import activation_record, addresses
+from rwm_fast.ops.bias_act.call import Backward, Forward, planes_record
 
 
 def supports(call: Call) -> str | None:
@@ -15,19 +15,17 @@ def supports(call: Call) -> str | None:
 
 def forward(call: Forward) -> None:
     """y = clamp(act(x + bias)·gain)."""
-    _extension.cpu().bias_act_forward(
-        *addresses(call.x, call.bias, call.y),
-        *call.extents,
-        *call.activation.numbers(),
-        DTYPE_CODES[call.dtype],
-    )
+    x, bias, y, order, activation, _, dtype = call
+    module = _extension.cpu()
+    planes = planes_record(module, x.shape, order, dtype)
+    act = activation_record(module, activation)
+    module.bias_act_forward(planes, act, *addresses(x, bias, y))
 
 
 def backward(call: Backward) -> None:
     """dx and dbias."""
-    _extension.cpu().bias_act_backward(
-        *addresses(call.dy, call.y, call.dx, call.dbias),
-        *call.extents,
-        *call.activation.numbers(),
-        DTYPE_CODES[call.dtype],
-    )
+    dy, y, dx, dbias, order, activation, _, dtype = call
+    module = _extension.cpu()
+    planes = planes_record(module, dy.shape, order, dtype)
+    act = activation_record(module, activation)
+    module.bias_act_backward(planes, act, *addresses(dy, y, dx, dbias))

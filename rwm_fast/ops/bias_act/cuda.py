@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rwm_fast.ops import _extension
 from rwm_fast.ops._backend import Call
-from rwm_fast.ops._memory import DTYPE_CODES, addresses, place
-from rwm_fast.ops.bias_act.call import Backward, Forward
+from rwm_fast.ops._memory import activation_record, addresses, place
+from rwm_fast.ops.bias_act.call import Backward, Forward, planes_record
 
 
 def supports(call: Call) -> str | None:
@@ -22,28 +22,23 @@ def _chunks(outer: int, channels: int, inner: int) -> int:
 
 def forward(call: Forward) -> None:
     """y = clamp(act(x + bias)·gain)."""
-    _extension.cuda().bias_act_forward(
-        *addresses(call.x, call.bias, call.y),
-        *call.extents,
-        *call.activation.numbers(),
-        DTYPE_CODES[call.dtype],
-        *place(call.x),
-    )
+    x, bias, y, order, activation, _, dtype = call
+    module = _extension.cuda()
+    planes = planes_record(module, x.shape, order, dtype)
+    act = activation_record(module, activation)
+    module.bias_act_forward(planes, act, *addresses(x, bias, y), *place(x))
 
 
 def backward(call: Backward) -> None:
     """dx and dbias."""
-    outer, channels, inner = call.extents
-    chunks = _chunks(outer, channels, inner)
+    dy, y, dx, dbias, order, activation, _, dtype = call
+    module = _extension.cuda()
+    planes = planes_record(module, dy.shape, order, dtype)
+    act = activation_record(module, activation)
+    chunks = _chunks(planes.outer, planes.channels, planes.inner)
     partials = None
-    if call.dbias is not None:
-        rows = chunks if inner == 1 else chunks * outer
-        partials = call.dbias.new_empty(rows, channels)
-    _extension.cuda().bias_act_backward(
-        *addresses(call.dy, call.y, call.dx, call.dbias, partials),
-        *call.extents,
-        chunks,
-        *call.activation.numbers(),
-        DTYPE_CODES[call.dtype],
-        *place(call.dy),
-    )
+    if dbias is not None:
+        rows = chunks if planes.inner == 1 else chunks * planes.outer
+        partials = dbias.new_empty(rows, planes.channels)
+    buffers = addresses(dy, y, dx, dbias, partials)
+    module.bias_act_backward(planes, act, *buffers, chunks, *place(dy))

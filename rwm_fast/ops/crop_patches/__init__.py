@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -51,6 +53,8 @@ def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     """
     if any_autocast() and isinstance(boxes, Tensor):
         boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+    if not isinstance(size, (int, torch.SymInt, Tensor)) and hasattr(size, "__index__"):
+        size = operator.index(size)
     _validate(image, boxes, size)
     return _autograd.crop_patches(image, boxes, size)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +36,21 @@ class Adjoint(NamedTuple):
     order: torch.memory_format
     device: torch.device
     dtype: torch.dtype
+
+
+@functools.lru_cache(256)
+def crops_record(
+    module: ModuleType,
+    image: Sequence[int],
+    patches: Sequence[int],
+    order: torch.memory_format,
+    dtype: torch.dtype,
+    boxes_dtype: torch.dtype,
+) -> Any:
+    """Shapes as the C++ and the CUDA module see them: `Crops` of csrc/crop_patches/records.h."""
+    (n, c, *size), p, side = image, patches[1], patches[-1]
+    codes = _memory.DTYPE_CODES[dtype], _memory.DTYPE_CODES[boxes_dtype]
+    return module.Crops(n, p, c, size, side, order is _memory.LAST, *codes)
 
 
 def empty_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rwm_fast.ops import _extension
 from rwm_fast.ops._backend import Call
-from rwm_fast.ops._memory import DTYPE_CODES, LAST, addresses
-from rwm_fast.ops.crop_patches.call import Adjoint, Crop
+from rwm_fast.ops._memory import addresses
+from rwm_fast.ops.crop_patches.call import Adjoint, Crop, crops_record
 
 
 def supports(call: Call) -> str | None:
@@ -14,26 +14,16 @@ def supports(call: Call) -> str | None:
 
 
 def forward(call: Crop) -> None:
-    """The patches."""
+    """The patches, each sample drawn from up to four pixels."""
     image, boxes, patches, order, _, dtype = call
-    n, p, c, size, _ = patches.shape
-    _extension.cpu().crop_patches_forward(
-        *addresses(image, boxes, patches),
-        *(n, p, c, *image.shape[2:], size),
-        order is LAST,
-        DTYPE_CODES[dtype],
-        DTYPE_CODES[boxes.dtype],
-    )
+    module = _extension.cpu()
+    crops = crops_record(module, image.shape, patches.shape, order, dtype, boxes.dtype)
+    module.crop_patches_forward(crops, *addresses(image, boxes, patches))
 
 
 def adjoint(call: Adjoint) -> None:
     """The image's gradient, every pixel gathered from the samples that saw it."""
     dpatches, boxes, dimage, order, _, dtype = call
-    n, c, height, width = dimage.shape
-    _extension.cpu().crop_patches_adjoint(
-        *addresses(dpatches, boxes, dimage),
-        *(n, boxes.shape[1], c, height, width, dpatches.shape[-1]),
-        order is LAST,
-        DTYPE_CODES[dtype],
-        DTYPE_CODES[boxes.dtype],
-    )
+    module = _extension.cpu()
+    crops = crops_record(module, dimage.shape, dpatches.shape, order, dtype, boxes.dtype)
+    module.crop_patches_adjoint(crops, *addresses(dpatches, boxes, dimage))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,12 +56,28 @@ class MaskBackward(NamedTuple):
     dtype: torch.dtype
 
 
-def extents(images: Tensor, mask: Tensor, order: torch.memory_format) -> tuple[int, int, int, bool]:
+def extents(
+    shape: Sequence[int], mask_shape: Sequence[int], order: torch.memory_format
+) -> tuple[int, int, int, bool]:
     """Images, channels and spots as the kernels see them, and whether channels are innermost."""
-    n, c, h, w = images.shape
-    if mask.shape[1] == c:
+    n, c, h, w = shape
+    if mask_shape[1] == c:
         return 1, 1, n * c * h * w, False
     return (1, c, n * h * w, True) if order is torch.channels_last else (n, c, h * w, False)
+
+
+@functools.lru_cache(256)
+def images_record(
+    module: ModuleType,
+    shape: Sequence[int],
+    mask_shape: Sequence[int],
+    order: torch.memory_format,
+    dtype: torch.dtype,
+    mask_dtype: torch.dtype,
+) -> Any:
+    """The same for the C++ and the CUDA module: `MaskedImages` of csrc/masked_l1/records.h."""
+    codes = _memory.DTYPE_CODES[dtype], _memory.DTYPE_CODES[mask_dtype]
+    return module.MaskedImages(*extents(shape, mask_shape, order), *codes)
 
 
 def encode(sign_inside: Tensor, sign_outside: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def supports(call: Call) -> str | None:
 
 def _extents(images: Tensor, mask: Tensor, order: torch.memory_format) -> tuple[int, int, int, int]:
     """Images, channels and spots as the kernels see them, and neighbours with one mask value."""
-    n, c, spots, last = extents(images, mask, order)
+    n, c, spots, last = extents(images.shape, mask.shape, order)
     return (1, 1, images.numel(), c) if last else (n, c, spots, 1)
 
 
@@ -150,7 +150,7 @@ def backward(call: Backward) -> None:
 def mask_backward(call: MaskBackward) -> None:
     """The mask's gradient, summed over the channels that share it."""
     h = call.hybrid
-    images, channels, spots, last = extents(h, call.mask, call.order)
+    images, channels, spots, last = extents(h.shape, call.mask.shape, call.order)
     strides = (1, channels) if last else (spots, 1)
     arguments = (*call[:6], channels, spots, *strides, h.numel())
     programs = images * _triton.cdiv(spots, _BLOCK)

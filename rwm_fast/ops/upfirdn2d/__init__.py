@@ -36,10 +36,12 @@ def upfirdn2d(
     Parameters
     ----------
     x
-        [N, C, H, W], float16, bfloat16, float32 or float64; any strides.
+        [N, C, H, W], float16, bfloat16, float32 or float64; any strides. Without pixels it is
+        padding alone: zeros.
     filter
         [F], separable: it stands for its outer product with itself; or [FH, FW]; any floating
-        dtype, rounded to x's; None = one tap of 1. Takes no gradient.
+        dtype, rounded to x's; None = one tap of 1. Its taps are finite: what an infinite one makes
+        of zeros between and around the samples depends on the backend. Takes no gradient.
     up, down
         at least 1; one number, or (along x, along y).
     padding

@@ -20,7 +20,9 @@ OP = "upfirdn2d"
 def _forward(x, filter, up, down, padding, flip_filter, gain) -> Tensor:
     call = call_of(x, filter, up, down, padding, flip_filter, gain)
     backend = _dispatch.choose(OP, call)
-    if call.y.numel():
+    if not call.x.numel():
+        call.y.zero_()
+    elif call.y.numel():
         backend.forward(call)
     return call.y
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,10 +58,28 @@ def call_of(
     if up[0] < 1 or up[1] < 1 or down[0] < 1 or down[1] < 1:
         _check.require(False, OP, "factors must be at least 1", f"{up} and {down}")
     h, w = output_size(shape[2], shape[3], filter_size(filter), up, down, padding)
-    if h < 1 or w < 1:
+    if h < 0 or w < 0:  # the gradient of an image without pixels has none either
         rule = "the padded image must be at least as large as the filter"
         _check.require(False, OP, rule, x)
     size = (shape[0], shape[1], h, w)
     x, order = _memory.in_own_order(OP, "x", x)
     y = torch.empty(size, dtype=dtype, device=device, memory_format=order)
     return Call(x, filter, y, up, down, padding, flip, gain, order, device, dtype)
+
+
+@functools.lru_cache(256)
+def resampling_record(
+    module: ModuleType,
+    size: Sequence[int],
+    out_size: Sequence[int],
+    settings: tuple[int, ...],  # up x, y, down x, y, padding before x, y, taps y, x
+    order: torch.memory_format,
+    dtype: torch.dtype,
+) -> Any:
+    """The same without addresses, for the C++ and the CUDA module: csrc/upfirdn2d/records.h."""
+    n, c, *inside = size
+    images = (n, c) if order is _memory.LAST else (n * c, 1)
+    up_x, up_y, down_x, down_y, pad_x, pad_y, *taps = settings
+    factors = (up_y, up_x), (down_y, down_x), (pad_y, pad_x), taps
+    code = _memory.DTYPE_CODES[dtype]
+    return module.Resampling(*images, inside, out_size[2:], *factors, code)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _backend, _extension
-from rwm_fast.ops._memory import DTYPE_CODES, LAST, addresses
-from rwm_fast.ops.upfirdn2d.call import Call
+from rwm_fast.ops._memory import addresses
+from rwm_fast.ops.upfirdn2d.call import Call, resampling_record
 from rwm_fast.ops.upfirdn2d.geometry import filter_size, output_size
 
 
@@ -44,17 +44,7 @@ def apply(
 
 def _run(x, y, filter, up, down, padding, flip, gain, order) -> None:
     taps = torch.ones(1, dtype=torch.float64) if filter is None else filter.double()
-    sizes = taps.shape
-    _extension.cpu().upfirdn2d(
-        *addresses(x, taps, y),
-        *x.shape,
-        *y.shape[2:],
-        order is LAST,
-        *(sizes[0], sizes[-1], len(sizes) == 1),
-        *up,
-        *down,
-        *(padding[0], padding[2]),
-        flip,
-        gain,
-        DTYPE_CODES[x.dtype],
-    )
+    sizes, module = taps.shape, _extension.cpu()
+    settings = (*up, *down, padding[0], padding[2], sizes[0], sizes[-1])
+    resampling = resampling_record(module, x.shape, y.shape, settings, order, x.dtype)
+    module.upfirdn2d(resampling, *addresses(x, taps, y), len(sizes) == 1, flip, gain)

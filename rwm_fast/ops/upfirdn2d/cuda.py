@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rwm_fast.ops import _backend, _extension
 from rwm_fast.ops._check import accumulator
-from rwm_fast.ops._memory import DTYPE_CODES, LAST, NOTHING, Epilogue, addresses, place
-from rwm_fast.ops.upfirdn2d.call import Call
+from rwm_fast.ops._memory import LAST, NOTHING, Epilogue, addresses, epilogue_record, place
+from rwm_fast.ops.upfirdn2d.call import Call, resampling_record
 
 _STRIP_TAPS = 4  # kTaps in csrc/upfirdn2d/kernel.cuh
 
@@ -37,24 +37,16 @@ def run(
     epilogue: Epilogue = NOTHING,
 ) -> None:
     """Write y from x, both dense in one order; an epilogue only where `serves` says yes."""
-    geometry = _geometry(x, y, order, padding)
-    where = (DTYPE_CODES[x.dtype], *place(x))
+    module, sizes = _extension.cuda(), (taps[-1].shape[0], taps[0].shape[-1])
+    settings = (*up, *down, padding[0], padding[2], *sizes)
+    resampling = resampling_record(module, x.shape, y.shape, settings, order, x.dtype)
     if serves(taps, up, down):
-        factor = up[0] if up[0] > 1 else -down[0] if down[0] > 1 else 1
+        after = epilogue_record(module, epilogue)
         rows = _rows(x, y, order)
-        arguments = (*geometry, len(taps[0]), factor, rows, *epilogue_arguments(epilogue), *where)
-        _extension.cuda().upfirdn2d_separable(*addresses(x, *taps, y), *arguments)
+        module.upfirdn2d_separable(resampling, *addresses(x, *taps, y), rows, after, *place(x))
     else:
         kernel = taps[0] if len(taps) == 1 else taps[1].outer(taps[0])  # [fh, fw]
-        arguments = (*geometry, kernel.shape[1], kernel.shape[0], *up, *down, *where)
-        _extension.cuda().upfirdn2d_general(*addresses(x, kernel, y), *arguments)
-
-
-def epilogue_arguments(e: Epilogue) -> tuple:
-    """As the launchers take it; it goes with channels_last images only."""
-    numbers = e.activation.numbers()
-    active = numbers[:2] != (1, 1) or e.activation.clamp is not None
-    return *addresses(*e[:5]), e.styles, e.noise_step, active, *numbers
+        module.upfirdn2d_general(resampling, *addresses(x, kernel, y), *place(x))
 
 
 def correlation(
@@ -73,15 +65,6 @@ def serves(taps: tuple[Tensor, ...], up: Sequence[int], down: Sequence[int]) -> 
     if len(taps) == 1 or len(taps[0]) > _STRIP_TAPS or taps[0].dtype == torch.float64:
         return False
     return up[0] == up[1] and down[0] == down[1] and (up[0], down[0]) in ((1, 1), (2, 1), (1, 2))
-
-
-def _geometry(
-    x: Tensor, y: Tensor, order: torch.memory_format, padding: Sequence[int]
-) -> tuple[int, ...]:
-    """Images, channels and sizes; planes are images of one channel."""
-    n, c = x.shape[:2]
-    images = (n, c) if order is LAST else (n * c, 1)
-    return *images, *x.shape[2:], *y.shape[2:], padding[0], padding[2]
 
 
 def _rows(x: Tensor, y: Tensor, order: torch.memory_format) -> int:

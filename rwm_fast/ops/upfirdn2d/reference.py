@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from rwm_fast.ops.upfirdn2d.geometry import filter_size, output_size
+
 
 def upfirdn2d(
     x: Tensor,  # [N, C, H, W]
@@ -22,6 +24,10 @@ def upfirdn2d(
     gain: float,
 ) -> Tensor:
     """Upsample with zeros, pad or crop, filter, keep every down-th; differentiable by torch."""
+    if not x.numel():  # torch's convolutions refuse it
+        n, c, h, w = x.shape
+        size = output_size(h, w, filter_size(filter), up, down, padding)
+        return x.sum() + x.new_zeros((n, c, *size))
     kernel = taps(filter, x, flip_filter, gain)  # [fh, fw]
     if up[0] == 1 and up[1] == 1:
         return _convolve(_pad(x, padding), kernel, down)

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _extension
-from rwm_fast.ops._memory import DTYPE_CODES, LAST, NOTHING, Epilogue, addresses, place
+from rwm_fast.ops._memory import (
+    DTYPE_CODES,
+    LAST,
+    NOTHING,
+    Epilogue,
+    addresses,
+    epilogue_record,
+    place,
+)
 from rwm_fast.ops.modulated_conv2d.cuda import to_rgb
 from rwm_fast.ops.modulated_conv2d.cuda.sums import backward_pass
 from rwm_fast.ops.modulated_conv2d.demodulation import with_demodulation
@@ -49,14 +57,10 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
 
 def _scaled(x: Tensor, epilogue: Epilogue) -> Tensor:
     """The epilogue alone."""
-    y = _empty(x, *x.shape)
-    _extension.cuda().upfirdn2d_epilogue(
-        *addresses(x, y),
-        *x.shape,
-        *upfirdn2d.epilogue_arguments(epilogue),
-        DTYPE_CODES[x.dtype],
-        *place(x),
-    )
+    (n, c, h, w), y, module = x.shape, _empty(x, *x.shape), _extension.cuda()
+    images = module.Images(n, h * w, c, DTYPE_CODES[x.dtype])
+    after = epilogue_record(module, epilogue)
+    module.upfirdn2d_epilogue(images, *addresses(x, y), after, *place(x))
     return y
 
 
