@@ -31,6 +31,8 @@ def pytest_generate_tests(metafunc):
 def pytest_addoption(parser):
     group = parser.getgroup("rwm_fast")
     group.addoption("--full", action="store_true", help="every row and column")
+    text = "with --full: whole networks without torch.compile, which takes minutes for each"
+    group.addoption("--no-compile", action="store_true", help=text)
     text = "1 = process CPU time, more = wall time; 1,2 = every row with either"
     group.addoption("--threads", type=thread_counts, default=[1], help=text)
     group.addoption("--compare", metavar="REV", help="also our column of another git revision")
@@ -46,6 +48,7 @@ class Results:
     def __init__(self, config):
         option = config.getoption
         self.full, self.once = option("--full"), option("--once")
+        self.no_compile = option("--no-compile")
         self.store = Store()
         self.store.path = option("--results")
         self.devices = {n: device.Cpu(n) for n in option("--threads")}
@@ -66,7 +69,7 @@ class Results:
 
     def plan(self) -> measure.Plan:
         brief = {"seconds": 0.0, "least_rounds": 1, "most_rounds": 1} if self.once else {}
-        return measure.Plan(full=self.full, **brief)
+        return measure.Plan(full=self.full and not self.no_compile, **brief)
 
     def put(self, row, threads: int, result: dict) -> None:
         self.store.put(row.group, report.named(row.name, threads), result)

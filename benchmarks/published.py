@@ -9,7 +9,7 @@ of ours; tests/benchmarks shows that they compute the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,15 +60,24 @@ def upfirdn2d(
     gain: float = 1.0,
 ) -> Tensor:
     n, c, h, w = x.shape
-    padding = [padding] * 4 if isinstance(padding, int) else list(padding)
-    padding = padding if len(padding) == 4 else [padding[0]] * 2 + [padding[1]] * 2
-    taps = filter if filter.ndim == 2 else filter[:, None] * filter
-    taps = (taps if flip_filter else taps.flip((0, 1))).to(x.dtype) * gain
+    padding, taps = four_sides(padding), taps_of(filter, flip_filter).to(x.dtype) * gain
     y = x.reshape(n * c, 1, h, 1, w, 1)
     y = F.pad(y, [0, up - 1, 0, 0, 0, up - 1]).reshape(n * c, 1, h * up, w * up)
     y = F.conv2d(F.pad(y, padding), taps[None, None])  # one channel, N·C images
     y = y[:, :, ::down, ::down]
     return y.reshape(n, c, *y.shape[2:])
+
+
+def four_sides(padding: int | list[int]) -> list[int]:
+    """One number, two, or four: left, right, top, bottom."""
+    padding = [padding] * 2 if isinstance(padding, int) else padding
+    return list(padding) if len(padding) == 4 else [padding[0]] * 2 + [padding[1]] * 2
+
+
+def taps_of(filter: Tensor, flipped: bool) -> Tensor:
+    """Taps of both dimensions, as a convolution reads them."""
+    taps = filter if filter.ndim == 2 else filter[:, None] * filter
+    return taps if flipped else taps.flip((0, 1))
 
 
 def modulated_conv2d(
@@ -141,24 +150,33 @@ def down_borders(taps: int, down: int, padding: int) -> list[int]:
     return [before, after, before, after]
 
 
-def conv2d_bias_act(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    padding: Sequence[int],
-    down: int = 1,
-    resample_filter: Tensor | None = None,
-    weight_gain: float = 1.0,
-    activation: str = "linear",
-    gain: float = 1.0,
-) -> Tensor:
-    """Blur, convolution with a stride, bias and activation, each a call of its own."""
-    left, _, top, _ = padding
-    if resample_filter is not None:
-        reach = down_borders(len(resample_filter), down, 0)
-        borders = [p + r for p, r in zip(padding, reach, strict=True)]
-        x = upfirdn2d(x, resample_filter, padding=borders)
-        left = top = 0
-    y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=(top, left))
-    return bias_act(y, bias, activation=activation, gain=gain)
+def plain_layer(upfirdn2d: Callable, bias_act: Callable, early: bool) -> Callable:
+    """An encoder's or discriminator's layer: blur, convolution with a stride, bias and activation,
+    each a call of its own; `early` takes the stride in the blur before a 1x1 convolution."""
+
+    def conv2d_bias_act(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        padding: Sequence[int],
+        down: int = 1,
+        resample_filter: Tensor | None = None,
+        weight_gain: float = 1.0,
+        activation: str = "linear",
+        gain: float = 1.0,
+    ) -> Tensor:
+        left, _, top, _ = padding
+        if resample_filter is not None:
+            first = down if early and weight.shape[-1] == 1 else 1
+            reach = down_borders(len(resample_filter), down, 0)
+            borders = [p + r for p, r in zip(padding, reach, strict=True)]
+            x = upfirdn2d(x, resample_filter, down=first, padding=borders)
+            left, top, down = 0, 0, down // first
+        y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=(top, left))
+        return bias_act(y, bias, activation=activation, gain=gain)
+
+    return conv2d_bias_act
+
+
+conv2d_bias_act = plain_layer(upfirdn2d, bias_act, early=False)

@@ -9,13 +9,13 @@ functions are the truth that every column is checked against.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.published import down_borders, up_borders
+from benchmarks.published import down_borders, four_sides, plain_layer, taps_of, up_borders
 
 
 def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
@@ -74,10 +74,7 @@ def upfirdn2d(
 ) -> Tensor:
     """One depthwise convolution; for `up` a transposed one, so that no zero is multiplied."""
     c, k = x.shape[1], len(filter)
-    padding = [padding] * 4 if isinstance(padding, int) else list(padding)
-    padding = padding if len(padding) == 4 else [padding[0]] * 2 + [padding[1]] * 2
-    taps = filter if filter.ndim == 2 else filter[:, None] * filter
-    taps = (taps if flip_filter else taps.flip((0, 1))).to(x.dtype) * gain
+    padding, taps = four_sides(padding), taps_of(filter, flip_filter).to(x.dtype) * gain
     if up == 1:
         x = F.pad(x, padding) if any(padding) else x
         return F.conv2d(x, taps.expand(c, 1, k, k), stride=down, groups=c)
@@ -187,26 +184,4 @@ def _convolve(x, weight, up, down, padding, filter, flip_weight):
     return F.conv2d(x, weight, stride=down, padding=padding)
 
 
-def conv2d_bias_act(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    padding: Sequence[int],
-    down: int = 1,
-    resample_filter: Tensor | None = None,
-    weight_gain: float = 1.0,
-    activation: str = "linear",
-    gain: float = 1.0,
-) -> Tensor:
-    """An encoder's or discriminator's layer; the filter is depthwise."""
-    left, _, top, _ = padding
-    if resample_filter is not None:
-        early = down if weight.shape[-1] == 1 else 1
-        reach = down_borders(len(resample_filter), down, 0)
-        borders = [p + r for p, r in zip(padding, reach, strict=True)]
-        x = upfirdn2d(x, resample_filter, down=early, padding=borders)
-        left = top = 0
-        down //= early
-    y = F.conv2d(x, (weight * weight_gain).to(x.dtype), stride=down, padding=(top, left))
-    return bias_act(y, bias, activation=activation, gain=gain)
+conv2d_bias_act = plain_layer(upfirdn2d, bias_act, early=True)

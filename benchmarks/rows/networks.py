@@ -93,7 +93,7 @@ class NetworkRow(Row):
     def missing(self, full: bool) -> dict[str, str]:
         reasons = {"ceiling": "no single call does this; the share is of the matrix product rate"}
         if "compiled" in self.columns and not full:
-            reasons["compiled"] = "compiling whole networks takes minutes: only with --full"
+            reasons["compiled"] = "compiling whole networks takes minutes: with --full alone"
         return reasons
 
     def image(self, dtype: torch.dtype = torch.float32, count: int | None = None) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
 from rwm_fast.config import ModelConfig
 from rwm_fast.models.network import Network, fold, require
-from rwm_fast.nn.blocks import ResidualBlock
+from rwm_fast.nn.blocks import ResidualBlock, halvings
 from rwm_fast.nn.layers import EqualConv2d, EqualLinear
 
 
@@ -62,12 +64,8 @@ class PatchDiscriminator(Network):
         side = (config.patch_size >> (len(widths) - 1)) - 2
         self.feature_size = channels * side * side  # F
         sizes = [2 * self.feature_size, *config.patch_hidden]
-        self.hidden = nn.Sequential(
-            *(
-                EqualLinear(i, o, activation="lrelu")
-                for i, o in zip(sizes[:-1], sizes[1:], strict=True)
-            )
-        )
+        layers = (EqualLinear(i, o, activation="lrelu") for i, o in pairwise(sizes))
+        self.hidden = nn.Sequential(*layers)
         self.logit = EqualLinear(sizes[-1], 1)
 
     def features(self, patches: Tensor) -> Tensor:  # [N, P, 3, s, s] -> [N, P, F]
@@ -90,9 +88,3 @@ class PatchDiscriminator(Network):
             reference = reference.mean(1, keepdim=True).expand_as(target)
         pair = torch.cat([reference, target], 2)  # [N, P, 2F]
         return self.leave(self.logit(self.hidden(pair))).squeeze(2)
-
-
-def halvings(widths: tuple[int, ...], taps: tuple[float, ...]) -> nn.Sequential:
-    """Residual blocks from each width to the next, halving the size."""
-    pairs = zip(widths[:-1], widths[1:], strict=True)
-    return nn.Sequential(*(ResidualBlock(i, o, taps) for i, o in pairs))

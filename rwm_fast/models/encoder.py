@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from rwm_fast.config import ModelConfig
 from rwm_fast.models.network import Network, fold, require, unit
-from rwm_fast.nn.blocks import ResidualBlock
+from rwm_fast.nn.blocks import ResidualBlock, halvings
 from rwm_fast.nn.layers import EqualConv2d, EqualLinear
 
 
@@ -34,12 +35,7 @@ class Encoder(Network):
         self.from_image = EqualConv2d(
             3 * config.fold**2, widths[0], config.input_kernel, padding=padding, activation="lrelu"
         )
-        self.trunk = nn.Sequential(
-            *(
-                ResidualBlock(i, o, taps, padding=padding)
-                for i, o in zip(widths[:-1], widths[1:], strict=True)
-            )
-        )
+        self.trunk = halvings(widths, taps, padding)
         self.content_head = nn.Sequential(
             EqualConv2d(top, top, config.content_kernel, padding=padding, activation="lrelu"),
             EqualConv2d(top, config.content_channels, 1),
@@ -52,7 +48,7 @@ class Encoder(Network):
         else:
             halve = partial(ResidualBlock, resample_filter=taps, padding=padding)
             self.least_code = 2 ** len(config.style_channels)
-        pairs = zip((top, *config.style_channels[:-1]), config.style_channels, strict=True)
+        pairs = pairwise((top, *config.style_channels))
         self.style_head = nn.Sequential(*(halve(i, o) for i, o in pairs))
         self.style_linear = EqualLinear(config.style_channels[-1], config.style_dim)
 

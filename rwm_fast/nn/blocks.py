@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.add(self.conv2(self.conv1(x)), self.skip(x), alpha=SQRT_HALF)
+
+
+def halvings(widths: Sequence[int], taps: Sequence[float], padding: str = "zeros") -> nn.Sequential:
+    """Residual blocks from each width to the next, halving the size."""
+    return nn.Sequential(*(ResidualBlock(i, o, taps, padding=padding) for i, o in pairwise(widths)))
 
 
 class StyleBlock(nn.Module):
