@@ -27,7 +27,7 @@ class Arguments:
     pairs: int = 256  # held-out pairs to score
     split: Literal["report", "tune"] = "report"  # of landscapes: tune is for choosing settings
     quick: bool = False  # judge by the pass mark of quick runs
-    strict: bool = False  # exit with status 1 when the pass mark is missed
+    strict: bool = False  # judge whatever was trained; exit with status 1 if the mark is missed
     out: Path | None = None  # folder of the results; none = that of the weights
     device: str = "auto"  # cpu, cuda or cuda:N
     precision: Literal["auto", "fp32", "bf16"] = "auto"
