@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -275,3 +276,15 @@ def test_closed_streams_harm_nothing(tmp_path):
     command = [sys.executable, "-c", code, *arguments, "--out", str(tmp_path / "r")]
     assert subprocess.run(command, timeout=600).returncode == 0
     assert final_state(tmp_path / "r")["nimg"] >= 20
+
+
+@posix
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, mounts")
+def test_the_storm_in_its_short_form():
+    """A process of its own: it forks."""
+    storm = Path(__file__).parents[2] / ".ci" / "storm.py"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, storm, "--short"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
