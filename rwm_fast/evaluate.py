@@ -37,7 +37,7 @@ class Arguments:
     pairs: int | None = None  # pairs to score; none = 256, or as many as there are pictures
     split: Literal["report", "tune"] = "report"  # of landscapes: tune is for choosing settings
     quick: bool = False  # judge by the pass mark of quick runs
-    strict: bool = False  # exit with status 1 when the pass mark is missed
+    strict: bool = False  # judge whatever was trained; exit with status 1 if the mark is missed
     out: Path | None = None  # folder of the results; none = that of the weights
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
     device: str = "auto"  # cpu, cuda or cuda:N

@@ -147,5 +147,6 @@ def text_of(report: Report) -> str:
     lines += [
         f"{'PASS' if line['passed'] else 'FAIL'}  {line['line']}" for line in report.get("gate", ())
     ]
-    lines += [f"not judged: {report['not_judged']}"] * ("not_judged" in report)
+    if "not_judged" in report:
+        lines.append(f"not judged: {report['not_judged']}")
     return "\n".join(lines)

@@ -81,10 +81,10 @@ class JsonLines:
 
 def _record(line: bytes) -> Record | None:
     try:
-        record = json.loads(line)
-        nimg = record["nimg"] if isinstance(record, dict) else None
+        record: Record = dict(json.loads(line))
+        nimg = record["nimg"]
         if isinstance(nimg, (int, float)) and not isinstance(nimg, bool) and math.isfinite(nimg):
             return record
-    except (ValueError, KeyError, RecursionError, OverflowError):  # odd in one of many ways
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):  # odd in many ways
         pass
     return None

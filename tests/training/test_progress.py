@@ -42,7 +42,7 @@ def test_columns_keep_their_places_and_fit():
     lines = []
     for losses in ({"edge": 12345.678, "reconstruction": 0.25}, {"r1": 1e-9, "gan_swapped": 0.5}):
         progress._values = losses
-        lines.append(progress.line("start", 60))
+        lines.append(progress.line("start", 50))
     assert lines == [
         "start  rec   0.25  swap      -  patch      -",
         "start  rec      -  swap    0.5  patch      -",

@@ -81,7 +81,7 @@ def test_a_run_leaves_everything_it_promises(tiny, tmp_path):
     ]
     editor = RegionEditor.from_checkpoint(out)
     assert editor.reconstruct(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
-    assert report["gate"] and report["kimg"] == 0.04
+    assert "23 and more" in report["not_judged"] and report["kimg"] == 0.04
 
 
 @pytest.mark.parametrize("step_order", ["shared", "alternate"])
@@ -171,7 +171,7 @@ def test_steps_that_are_not_finite_are_counted_and_too_many_end_the_run(tiny, tm
 
 def test_a_gradient_that_is_not_finite_changes_nothing(tiny, tmp_path, monkeypatch):
     """The weights that a run is left with are those of before."""
-    config = tiny(kimg=1.0, checkpoint_kimg=0.02)
+    config = tiny(kimg=1.0, checkpoint_kimg=0.02, keep_checkpoints=0)
     calls, total = [], Trainer._update
 
     def breaks(self, optimizer, terms):
