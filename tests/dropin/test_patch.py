@@ -424,3 +424,11 @@ def test_float16_function_stays_finite():
     x, s = (X.clamp(-1, 1) * 256).half(), S.float() * 10_000
     y = layer(x, W.float() * 60, s, padding=1)
     assert y.dtype == torch.float16 and y.isfinite().all()
+
+
+def test_a_patched_layer_compiles_in_one_graph():
+    layer = drawn(theirs.StyledConv(3, 4, 3, 5, upsample=True))
+    dropin.patch(layer)
+    expected = layer(X, STYLE, noise(True))
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(X, STYLE, noise(True)), expected)
