@@ -286,7 +286,7 @@ class Config:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits; nesting
             raise ValueError(f"config: not valid JSON ({error})") from None
         config: Config = _parse(Config, values, "config")
         return config
@@ -309,8 +309,9 @@ def _parse(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         _require(isinstance(value, dict), f"{where}: expected an object, got {value!r}")
         kinds = typing.get_type_hints(kind)
-        unknown = ", ".join(sorted(set(value) - set(kinds)))
-        _require(not unknown, f"{where}: unknown field {unknown}; known: {', '.join(kinds)}")
+        unknown = sorted(set(value) - set(kinds))
+        names = ", ".join(name or repr(name) for name in unknown)
+        _require(not unknown, f"{where}: unknown field {names}; known: {', '.join(kinds)}")
         return kind(**{k: _parse(kinds[k], v, f"{where}.{k}") for k, v in value.items()})
     if origin is Literal:
         names = ", ".join(map(repr, arguments))
@@ -326,7 +327,10 @@ def _parse(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
         isinstance(value, accepted) and isinstance(value, bool) == (kind is bool),
         f"{where}: expected {kind.__name__}, got {value!r}",
     )
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError:
+        raise ValueError(f"{where}: expected a number that a float holds") from None
 
 
 # A table: every preset is read as one block.

@@ -183,3 +183,17 @@ def test_quick_form_is_the_demo_within_two_minutes():
 
 def test_module_imports_nothing_of_ours():
     assert not re.search(r"^\s*(from|import) (rwm_fast|\.)", inspect.getsource(module), re.M)
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ('{"": 1}', "config: unknown field ''; known: preset"),
+        ("[" * 100_000, "config: not valid JSON"),
+        ('{"loss": {"edge": 1' + "0" * 400 + "}}", "loss.edge: expected a number that a float"),
+        ('{"loss": {"edge": 1' + "0" * 5000 + "}}", "config: not valid JSON"),
+    ],
+)
+def test_odd_json_is_refused_with_a_sentence(text, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        Config.from_json(text)

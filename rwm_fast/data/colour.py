@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rwm_fast.data.profiles import named_in_exif
+
 try:
     from PIL import ImageCms
 except ImportError:  # Pillow without littlecms: profiles are kept, but not applied
@@ -76,6 +78,7 @@ def pixels(image: Image.Image) -> Pixels:
     profile = image.info.get("icc_profile") or None
     tags = dict(getattr(image, "tag_v2", {}))
     image = upright(image)
+    profile = profile or named_in_exif(image)
     clear = image.info.get("transparency")
     if image.mode.startswith("I") or image.mode == "F":
         values, white = depth(image, tags)

@@ -99,13 +99,14 @@ class Zip:
         members = self._open().infolist()
         last = {self._name(member): k for k, member in enumerate(members)}
         reasons: dict[str, str | None] = {}
+        again: collections.Counter[str] = collections.Counter()
         for k, member in enumerate(members):
             name = self._name(member)
             if name is None or name.endswith("/"):
                 continue
             if last[name] != k:
-                number = sum(key.startswith(f"{name} (") for key in reasons) + 1
-                reasons[f"{name} ({number})"] = "a later member of the zip has the same name"
+                again[name] += 1
+                reasons[f"{name} ({again[name]})"] = "a later member of the zip has the same name"
             else:
                 reasons[name] = self._reason(name, member)
         return _listing(dict(sorted(reasons.items())))

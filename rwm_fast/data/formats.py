@@ -40,7 +40,9 @@ _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
 )
 _LARGE = 32e6  # pixels; of larger pictures one is open at a time
 _one_large = threading.RLock()
-_DNG_VERSION, _SUBFILE = 50706, 254  # TIFF tags
+# TIFF tags
+_DNG_VERSION, _SUBFILE, _LENGTH = 50706, 254, 257
+_OFFSETS, _SAMPLES, _ROWS, _PLANAR = 273, 277, 278, 284
 
 
 class BadImageError(Exception):
@@ -165,6 +167,11 @@ def _check(image: Image.Image, file: BinaryIO, limits: Limits) -> None:
         if width * height > 64 * 8 * length:
             raise BadImageError(f"truncated: {length} bytes cannot hold {width} x {height} pixels")
     tags = getattr(image, "tag_v2", {})
+    if _OFFSETS in tags:  # Pillow leaves pixels of strips that are not there as they are
+        planes = tags.get(_SAMPLES, 1) if tags.get(_PLANAR, 1) == 2 else 1
+        wanted = -(-tags[_LENGTH] // tags.get(_ROWS, tags[_LENGTH])) * planes
+        if len(tags[_OFFSETS]) < wanted:
+            raise BadImageError(f"truncated: {len(tags[_OFFSETS])} of {wanted} strips are there")
     if _DNG_VERSION in tags or tags.get(_SUBFILE, 0) == 1:
         raise BadImageError("a camera's RAW file, of which only the preview can be read")
 

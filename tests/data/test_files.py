@@ -128,6 +128,14 @@ def test_a_raw_file_by_another_name_is_not_taken_for_its_preview(make_photo):
             decode(file)
 
 
+def test_a_tiff_without_all_of_its_strips_is_damaged(make_photo):
+    data = encoded(make_photo(1, 40, 30), "TIFF")
+    tall = data.replace(struct.pack("<HHII", 257, 4, 1, 30), struct.pack("<HHII", 257, 4, 1, 3000))
+    assert tall != data
+    with pytest.raises(BadImageError, match="truncated: 1 of 100 strips are there"):
+        decode(io.BytesIO(tall))
+
+
 # ---- what is no file
 
 

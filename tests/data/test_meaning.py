@@ -2,7 +2,6 @@
 format that holds them, on the way in and on the way out."""
 
 import io
-import struct
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from PIL import Image, ImageCms, features
 
 from rwm_fast.data.decode import decode, load_picture, picture_size, save_image
+from rwm_fast.data.profiles import adobe_rgb, matrix_profile
 
 WIDTH, HEIGHT = 48, 32
 ORIENTED = {  # format: options
@@ -41,29 +41,8 @@ def written(image: Image.Image, kind: str, **options) -> io.BytesIO:
 
 def wide_profile() -> bytes:
     """A colour space with the corners of Display P3 and a gamma of 2.2."""
-    number = lambda v: struct.pack(">i", round(v * 65536))
-    place = lambda v: b"XYZ \0\0\0\0" + b"".join(map(number, v))
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, int(2.2 * 256)) + b"\0\0"
-    tags = [
-        (b"rXYZ", place((0.51512, 0.24120, -0.00105))),
-        (b"gXYZ", place((0.29198, 0.69225, 0.04189))),
-        (b"bXYZ", place((0.15710, 0.06657, 0.78407))),
-        (b"wtpt", place((0.9642, 1.0, 0.8249))),
-        *((name, curve) for name in (b"rTRC", b"gTRC", b"bTRC")),
-        (b"desc", b"desc\0\0\0\0" + struct.pack(">I", 2) + b"W\0" + b"\0" * 79),
-        (b"cprt", b"text\0\0\0\0none\0\0\0\0"),
-    ]
-    start, table, data = 132 + 12 * len(tags), b"", b""
-    for name, content in tags:
-        content += b"\0" * (-len(content) % 4)
-        table += name + struct.pack(">II", start + len(data), len(content))
-        data += content
-    head = struct.pack(">I4sI4s4s4s", start + len(data), b"none", 0x2400000, *_KINDS)
-    head += b"\0" * 12 + b"acsp" + b"\0" * 28 + place((0.9642, 1.0, 0.8249))[8:] + b"\0" * 48
-    return head[:128] + struct.pack(">I", len(tags)) + table + data
-
-
-_KINDS = (b"mntr", b"RGB ", b"XYZ ")
+    corners = (0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407)
+    return matrix_profile("wide", corners, 2.2)
 
 
 def in_srgb(image: Image.Image, profile: bytes) -> np.ndarray:
@@ -120,6 +99,31 @@ def test_srgb_under_any_name_changes_nothing_and_damage_is_none():
     for profile in (srgb, b"not a profile", wide_profile()[:200]):
         file = written(Image.fromarray(halves()), "PNG", icc_profile=profile)
         assert np.array_equal(np.asarray(decode(file)), halves())
+
+
+@pytest.mark.parametrize("space, index", [(2, None), (65535, "R03"), (65535, None), (1, "R98")])
+def test_adobe_rgb_named_in_exif_alone_is_applied(space, index, tmp_path):
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: space} | ({0xA005: {1: index}} if index else {})
+    path = tmp_path / "a.png"
+    Image.fromarray(halves()).save(path, exif=exif.tobytes())
+    adobe = space == 2 or index == "R03"
+    plain = Image.fromarray(halves())
+    with open(path, "rb") as file:
+        wanted = in_srgb(plain, adobe_rgb()) if adobe else halves()
+        assert np.array_equal(np.asarray(decode(file)), wanted)
+    assert load_picture(path).pixels.profile == (adobe_rgb() if adobe else None)
+
+
+def test_adobe_rgb_by_its_formula():
+    """Its green has no counterpart in sRGB; the others by the formulas of both spaces."""
+    values = np.array([[[0, 255, 0], [128, 128, 128], [128, 160, 128]]], np.uint8)
+    got = in_srgb(Image.fromarray(values), adobe_rgb())[0].astype(int)
+    assert tuple(got[0]) == (0, 255, 0) and np.abs(got[1] - 129).max() <= 1
+    linear = (values[0, 2] / 255) ** (563 / 256)
+    red = 1.39836 * linear[0] - 0.39836 * linear[1]  # the matrix of both spaces under D65
+    assert got[2, 0] == pytest.approx(255 * (1.055 * red ** (1 / 2.4) - 0.055), abs=3)
+    assert got[2, 1] == pytest.approx(255 * (1.055 * linear[1] ** (1 / 2.4) - 0.055), abs=1.5)
 
 
 RAMP = np.tile(np.linspace(0, 255, WIDTH).round().astype(np.uint8), (HEIGHT, 1))
