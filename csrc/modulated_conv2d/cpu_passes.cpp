@@ -1,6 +1,10 @@
 // modulated_conv2d on the CPU: the passes before and after a convolution that torch computes, the
 // epilogue's derivative, and demodulation.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "modulated_conv2d/cpu.h"
@@ -42,6 +46,13 @@ void with_type(const Images& s, const F& f) {
       check(static_cast<DType>(s.dtype) == DType::f32, kOp,
             ": the passes take float32, bfloat16 or float64");
   }
+  f(TypeTag<float>{});
+}
+
+template <class F>
+void with_float_images(const Images& s, const F& f) {
+  if (static_cast<DType>(s.dtype) == DType::f64) return f(TypeTag<double>{});
+  check(static_cast<DType>(s.dtype) == DType::f32, kOp, ": float32 or float64 expected");
   f(TypeTag<float>{});
 }
 
@@ -227,6 +238,53 @@ void demodulation_backward(const Kernels& kernels, Pointer q, Pointer s, Pointer
   });
 }
 
+// Of n numbers: the largest |x| (of which NaN and infinity are above all others), the sum of |x|,
+// and how many are not 0.
+struct Extent {
+  double largest, sum;
+  std::int64_t count;
+};
+
+template <class A>
+Extent extent(const A* x, std::int64_t n) {
+  using Bits = std::conditional_t<sizeof(A) == 4, std::uint32_t, std::uint64_t>;
+  constexpr int kLanes = 16;
+  Bits most[kLanes] = {}, count[kLanes] = {};
+  A sum[kLanes] = {};
+  for (std::int64_t i = 0; i < n; i += kLanes)
+    for (int j = 0; j < std::min<std::int64_t>(kLanes, n - i); ++j) {
+      const Bits size = bit_cast<Bits>(x[i + j]) & ~(Bits(1) << (8 * sizeof(A) - 1));
+      most[j] = std::max(most[j], size);
+      count[j] += size != 0;
+      sum[j] += bit_cast<A>(size);
+    }
+  return {bit_cast<A>(*std::max_element(most, most + kLanes)),
+          std::accumulate(sum, sum + kLanes, 0.0),
+          std::accumulate(count, count + kLanes, std::int64_t{0})};
+}
+
+// Whether all numbers are finite and none is more than `most` times the mean size of those that are
+// not 0.
+bool is_even(const Images& s, Pointer x, double most) {
+  present(kOp, s.numbers(), {x});
+  Extent all{0, 0, 0};
+  with_float_images(s, [&](auto tag) {
+    using A = typename decltype(tag)::type;
+    constexpr std::int64_t kChunk = 1 << 14;  // short sums, and the same for any threads
+    const std::int64_t count = s.numbers(), chunks = num_chunks(count, kChunk);
+    std::vector<Extent> of(static_cast<std::size_t>(chunks));
+    const py::gil_scoped_release release;
+    parallel_for(0, chunks, 4, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i)
+        of[static_cast<std::size_t>(i)] =
+            extent(as<const A>(x) + i * kChunk, std::min(kChunk, count - i * kChunk));
+    });
+    for (const Extent& e : of)
+      all = {std::max(all.largest, e.largest), all.sum + e.sum, all.count + e.count};
+  });
+  return std::isfinite(all.sum) && all.largest * double(all.count) <= most * all.sum;
+}
+
 }  // namespace
 
 RWM_BIND(modulated_conv2d_passes) {
@@ -242,6 +300,7 @@ RWM_BIND(modulated_conv2d_passes) {
   m.def("modulated_conv2d_epilogue_backward", &epilogue_backward);
   m.def("modulated_conv2d_squares", &squares);
   m.def("modulated_conv2d_fingerprint", &fingerprint);
+  m.def("modulated_conv2d_is_even", &is_even);
   m.def("modulated_conv2d_demodulation", &demodulation);
   m.def("modulated_conv2d_demodulation_backward", &demodulation_backward);
 }

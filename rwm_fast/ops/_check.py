@@ -45,10 +45,12 @@ def floating(op: str, name: str, value: Any) -> None:
 
 
 def like(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """Raise unless the value has the device and the dtype of another argument.
+    """Raise unless the value is a tensor of the device and the dtype of another argument.
 
     float32 is welcome beside a half-precision input: parameters are kept in float32.
     """
+    if not isinstance(value, Tensor):
+        tensor(op, name, value)
     if value.device == other.device and value.dtype == other.dtype:
         return
     require(
@@ -96,7 +98,8 @@ def bias(op: str, bias: Tensor | None, x: Tensor, channels: int) -> None:
     """Raise unless the bias is None or one number a channel."""
     if bias is None:
         return
-    tensor(op, "bias", bias)
+    if not isinstance(bias, Tensor):
+        tensor(op, "bias", bias)
     if tuple(bias.shape) != (channels,):
         require(False, op, f"bias must be [{channels}], one number a channel", bias)
     like(op, "bias", bias, "x", x)

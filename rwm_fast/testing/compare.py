@@ -46,7 +46,7 @@ def plain() -> Iterator[None]:
     """Inside, public functions run their reference as plain torch code, unregistered."""
     with (
         mock.patch.object(_registry, "is_plain", lambda tensors: False),
-        mock.patch.object(_dispatch, "in_transform", lambda op: True),
+        mock.patch.object(_dispatch, "in_transform", lambda op, tensors: True),
     ):
         yield
 

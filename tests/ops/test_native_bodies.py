@@ -6,7 +6,7 @@ from bodies import by_winograd
 
 from rwm_fast import modulated_conv2d, use_backend
 from rwm_fast.ops import _extension
-from rwm_fast.ops._memory import NOTHING
+from rwm_fast.ops._memory import LAST, NOTHING
 from rwm_fast.ops.modulated_conv2d import cpu
 from rwm_fast.ops.modulated_conv2d.cpu import direct, operands, winograd
 from rwm_fast.ops.modulated_conv2d.geometry import Geometry, Plan, Settings
@@ -206,7 +206,7 @@ def _by_definition(x, w, a, geometry):
     kernels, ends = shape.kernels(), zip(w.shape[1::-1], geometry.chain, strict=False)
     images = [shape.images(channels, size) for channels, size in ends]
     records = operands.Records(direct, x.dtype, direct.plan(shape), kernels, *images)
-    layer.body = operands.Body(records, operands.Weights(w, x.dtype, kernels))
+    layer.body = operands.Body(records, operands.Weights(w, LAST, x.dtype, kernels), shape)
     return layer
 
 

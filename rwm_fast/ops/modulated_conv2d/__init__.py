@@ -157,9 +157,7 @@ def _check_tensors(
     if x.shape[2] == 0 or x.shape[3] == 0:
         _check.require(False, OP, "x must have at least one pixel", x)
     n, i = x.shape[:2]
-    _check.tensor(OP, "weight", weight)
     _check.like(OP, "weight", weight, "x", x)
-    _check.tensor(OP, "styles", styles)
     _check.like(OP, "styles", styles, "x", x)
     if not (weight.ndim == 4 and weight.shape[1] == i and weight.numel() > 0):
         rule = f"weight must be [O, {i}, kh, kw] for x {list(x.shape)}"
@@ -199,12 +197,11 @@ def _as_map(noise: Tensor | None, x: Tensor, size: Sequence[int]) -> Tensor | No
     """Noise as [N or 1, 1, H, W]."""
     if noise is None:
         return None
-    _check.tensor(OP, "noise", noise)
+    _check.like(OP, "noise", noise, "x", x)
     n, (h, w) = x.shape[0], size
     if tuple(noise.shape) not in ((n, 1, h, w), (1, 1, h, w), (h, w)):
         rule = f"noise must be [{n}, 1, {h}, {w}], [1, 1, {h}, {w}] or [{h}, {w}]"
         _check.require(False, OP, rule, noise)
-    _check.like(OP, "noise", noise, "x", x)
     return noise if noise.ndim == 4 else noise[None, None]
 
 

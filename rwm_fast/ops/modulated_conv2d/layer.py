@@ -170,7 +170,8 @@ def layer_of(
         _check.require(False, OP, "several styles need regions", styles)
     maps = 1
     if noise is not None:
-        _check.tensor(OP, "noise", noise)
+        if not isinstance(noise, Tensor):
+            _check.tensor(OP, "noise", noise)
         maps = n if noise.shape[:1] == (n,) else 1
     about = (device, wide)
     return Layer(

@@ -35,10 +35,38 @@ def _plain() -> bool:
     )
 
 
+def is_misread(x: Tensor, w: Tensor, arguments: Arguments) -> bool:
+    """Whether torch's bfloat16 convolution on CPUs may read past the map: NaN, and other bits at
+    every call, came of maps 1 to 5 wide with a larger filter or a stride; with AMX, torch 2.13.
+    """
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+        return False
+    side = min(x.shape[2:])
+    return side <= 5 and (max(w.shape[2:]) > side or max(arguments[0]) > 1)
+
+
+def _convolved(x: Tensor, w: Tensor, bias: Tensor | None, arguments: Arguments) -> Tensor:
+    """Torch's convolution, in float32 where its own would read past the map."""
+    if not is_misread(x, w, arguments):
+        return torch.ops.aten.convolution(x, w, bias, *arguments)
+    wide = (t if t is None else t.float() for t in (x, w, bias))
+    return torch.ops.aten.convolution(*wide, *arguments).to(x.dtype)
+
+
+def _convolved_backward(dy: Tensor, x: Tensor, w: Tensor, arguments: Arguments, needs) -> Any:
+    """Its derivative, likewise: dx and dw."""
+    options = (None, *arguments, [*needs, False])
+    if not is_misread(x, w, arguments):
+        return torch.ops.aten.convolution_backward(dy, x, w, *options)[:2]
+    wide = (t.float() for t in (dy, x, w))
+    grads = torch.ops.aten.convolution_backward(*wide, *options)[:2]
+    return tuple(g if g is None else g.to(x.dtype) for g in grads)
+
+
 def convolution(x: Tensor, w: Tensor, arguments: Arguments, bias: Tensor | None = None) -> Tensor:
     """B(x, w) + bias."""
     if _plain():
-        return torch.ops.aten.convolution(x, w, bias, *arguments)
+        return _convolved(x, w, bias, arguments)
     return _Convolution.apply(x, w, bias, arguments)
 
 
@@ -48,8 +76,7 @@ def convolution_backward(
     """Bx(dy, w) and Bw(dy, x), None where not needed; of x or w that is not read, the shape."""
     grads: Any
     if _plain():
-        options = (*arguments, [*needs, False])
-        grads = torch.ops.aten.convolution_backward(dy, x, w, None, *options)
+        grads = _convolved_backward(dy, x, w, arguments, needs)
     else:
         grads = _Gradients.apply(dy, x, w, arguments, needs)
     return grads[0] if needs[0] else None, grads[1] if needs[1] else None
@@ -61,7 +88,7 @@ class _Convolution(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, w)
         ctx.arguments = arguments
-        return torch.ops.aten.convolution(x, w, bias, *arguments)
+        return _convolved(x, w, bias, arguments)
 
     @staticmethod
     def backward(ctx, dy: Tensor | None):
@@ -79,8 +106,7 @@ class _Gradients(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(dy, x, w)
         ctx.arguments = arguments
-        options = (*arguments, [*needs, False])
-        return torch.ops.aten.convolution_backward(dy, x, w, None, *options)[:2]
+        return _convolved_backward(dy, x, w, arguments, needs)
 
     @staticmethod
     def backward(ctx, u: Tensor | None, v: Tensor | None):

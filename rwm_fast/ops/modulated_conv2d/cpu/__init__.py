@@ -80,13 +80,17 @@ def _records(shape: Shape, units: bool, by_winograd: bool) -> Records:
 def prepare(layer: Layer) -> None:
     """Choose the body, and give x the dtype in which that computes."""
     weight, dtype = layer.weight, layer.dtype
-    last = memory_format(weight) is LAST  # as `Weights` has it
+    order = memory_format(weight)
     flip, regions = layer.settings.flip_weight, layer.regions_in is not None
-    shape = Shape(layer.x.shape, weight.shape, layer.geometry, flip, regions, last, dtype)
-    records = _records(shape, dtype == torch.bfloat16 and matrix_units(), winograd.enabled)
-    layer.body = Body(records, Weights(weight, layer.wide, records.kernels))
-    if dtype != records.dtype:
-        layer.x = layer.x.to(records.dtype)
+    shape = Shape(layer.x.shape, weight.shape, layer.geometry, flip, regions, order is LAST, dtype)
+    units = dtype == torch.bfloat16 and matrix_units()
+    records = _records(shape, units, winograd.enabled)
+    weights = Weights(weight, order, layer.wide, records.kernels)
+    x = layer.x if dtype == records.dtype else layer.x.to(records.dtype)
+    if records.by is winograd and not winograd.keeps_to_bound(layer, weights, records.input, x):
+        records = _records(shape, units, False)
+        x = layer.x.to(records.dtype)
+    layer.body, layer.x = Body(records, weights, shape), x
 
 
 def demodulation(layer: Layer) -> Tensor:
@@ -141,4 +145,8 @@ def unwind(
 
 def gradients(layer: Layer, du: Tensor, scale: Tensor | None, needs: Needs) -> Gradients:
     """Back through filters, convolution and a."""
+    records, weights, shape = layer.body
+    if records.by is winograd and not winograd.keeps_to_bound(layer, weights, records.output, du):
+        wide = shape._replace(dtype=du.dtype)  # what du is already
+        layer.body = layer.body._replace(records=_records(wide, False, False))
     return layer.body.records.by.gradients(layer, du, scale, needs)

@@ -108,8 +108,9 @@ def block(size: int, dtype: torch.dtype) -> Tensor:
 class Weights:
     """A layer's weights in the accumulator's dtype, and what is made from them."""
 
-    def __init__(self, source: Tensor, dtype: torch.dtype, kernels: Any) -> None:
-        order = _memory.memory_format(source)
+    def __init__(
+        self, source: Tensor, order: torch.memory_format, dtype: torch.dtype, kernels: Any
+    ) -> None:
         wide = source if source.dtype == dtype else source.to(dtype)
         self.wide = _memory.dense(
             "modulated_conv2d", "weight", wide, source.device, source.shape, (dtype,), order
@@ -150,3 +151,4 @@ class Body(NamedTuple):
 
     records: Records
     weights: Weights
+    shape: Shape

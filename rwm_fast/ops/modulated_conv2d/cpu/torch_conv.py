@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from rwm_fast.ops._memory import LAST, Epilogue
 from rwm_fast.ops.modulated_conv2d.cpu import passes
 from rwm_fast.ops.modulated_conv2d.layer import Gradients, Layer, Needs
-from rwm_fast.ops.modulated_conv2d.torch_convolution import oriented
+from rwm_fast.ops.modulated_conv2d.torch_convolution import (
+    convolution,
+    convolution_backward,
+    oriented,
+)
 
 
 def _weight(layer: Layer) -> Tensor:
@@ -21,7 +24,7 @@ def forward(layer: Layer, epilogue: Epilogue) -> Tensor:
     """y = epilogue(conv(W, a·x)) with the filters before and after the convolution."""
     p, z = layer.geometry.passes, passes.scaled(layer)
     z = z if p.before is None else passes.fir(z, layer.filter, p.before)
-    u = torch.ops.aten.convolution(z, _weight(layer), None, *p.convolution)
+    u = convolution(z, _weight(layer), p.convolution)
     u = u.contiguous(memory_format=LAST)
     for f in p.after:
         u = passes.fir(u, layer.filter, f)
@@ -40,11 +43,9 @@ def gradients(layer: Layer, du: Tensor, scale: Tensor | None, needs: Needs) -> G
     elif p.before is not None:
         z = z.new_empty((*z.shape[:2], *chain[1])).contiguous(memory_format=LAST)
     need_z = needs.x or needs.styles
-    dz, dw, _ = torch.ops.aten.convolution_backward(
-        du, z, _weight(layer), None, *p.convolution, [need_z, needs.weight, False]
-    )
-    dx, ds = passes.unscaled(layer, dz, needs) if need_z else (None, None)
-    if needs.weight:
+    dz, dw = convolution_backward(du, z, _weight(layer), p.convolution, (need_z, needs.weight))
+    dx, ds = (None, None) if dz is None else passes.unscaled(layer, dz, needs)
+    if dw is not None:
         dw = oriented(dw, p, layer.settings.flip_weight)
         dw = passes.with_demodulation(layer, dw.to(layer.wide), scale)
-    return Gradients(dx, dw if needs.weight else None, ds)
+    return Gradients(dx, dw, ds)
