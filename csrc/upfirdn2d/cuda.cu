@@ -71,10 +71,10 @@ Epilogue<A> epilogue_of(const records::Epilogue& e, std::int64_t pixels) {
 // of 1 and 2 up or down. `rows` output rows, an even number, go to one thread.
 void separable(const Resampling& r, Pointer x, Pointer taps_x, Pointer taps_y, Pointer y, int rows,
                const records::Epilogue& after, int device, Pointer stream) {
-  const auto [taps, also_taps] = r.taps;
+  const std::int64_t taps = r.taps.second;
   const bool up = r.up.first == 2, down = r.down.first == 2;
   const records::Pair one{1, 1}, two{2, 2};
-  const bool known = taps == also_taps && taps <= kTaps && (r.up == (up ? two : one)) &&
+  const bool known = taps == r.taps.first && taps <= kTaps && (r.up == (up ? two : one)) &&
                      (r.down == (down ? two : one)) && !(up && down);
   check(known && rows > 0 && rows % 2 == 0, kOp, ": no strip kernel for ", taps, " taps, factors ",
         r.up.first, " and ", r.down.first, ", rows ", rows);
