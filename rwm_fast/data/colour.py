@@ -98,10 +98,10 @@ def pixels(image: Image.Image) -> Pixels:
         image = image.convert("L" if image.mode == "1" else "RGB")
     profile = profile if profile and _space(profile) == _SPACES[image.mode] else None
     transform = to_srgb(profile, image.mode) if profile else None
-    own, srgb = image, image.convert("RGB")
+    own = srgb = image if image.mode == "RGB" else image.convert("RGB")
     if transform is not None:
         srgb = ImageCms.applyTransform(image, transform) or srgb
-    if own.mode != "RGB":  # its profile is for grey or for ink, and what is saved is RGB
+    if image.mode != "RGB":  # its profile is for grey or for ink, and what is saved is RGB
         own, profile = srgb, srgb_profile() if profile else None
     return Pixels(own, alpha, profile, srgb)
 

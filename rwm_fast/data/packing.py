@@ -260,6 +260,7 @@ def _encoded(image: Image.Image, packing: Packing) -> bytes:
     if size != image.size:
         box = (left, top, left + width, top + height)
         image = image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=3.0)
+    image.info = {}  # the pixels are upright sRGB by now; Pillow would write what they were
     file = io.BytesIO()
     name, options = _FORMATS[packing.format]
     image.save(file, name, **options)

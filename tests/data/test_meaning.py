@@ -2,6 +2,7 @@
 format that holds them, on the way in and on the way out."""
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from PIL import Image, ImageCms, features
 
 from rwm_fast.data.decode import decode, load_picture, picture_size, save_image
+from rwm_fast.data.packing import Packing, pack
 from rwm_fast.data.profiles import adobe_rgb, matrix_profile
 
 WIDTH, HEIGHT = 48, 32
@@ -92,6 +94,21 @@ def test_profiles_are_applied_in_and_kept_out(kind, tmp_path):
         stripe = in_srgb(out.convert("RGB"), profile)[:, :8].astype(int)
     shown = ((edited[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()[:, :8]
     assert np.abs(stripe - shown).mean() < 6  # corners outside of this space are clipped
+
+
+def test_packed_pictures_are_plain_srgb(tmp_path):
+    (tmp_path / "p").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    for name, shift in (("a.png", 0), ("b.tif", 9)):
+        image = Image.fromarray(np.roll(halves(), shift, 0))
+        image.save(tmp_path / "p" / name, icc_profile=wide_profile(), exif=exif)
+    pack([str(tmp_path / "p")], tmp_path / "p.zip", Packing(smallest=1, size=0))
+    with zipfile.ZipFile(tmp_path / "p.zip") as archive:
+        for name, before in (("p/a.png", "a.png"), ("p/b.png", "b.tif")):
+            packed, source = Image.open(archive.open(name)), Image.open(tmp_path / "p" / before)
+            assert not {"icc_profile", "exif"} & packed.info.keys()
+            assert np.array_equal(np.asarray(packed), in_srgb(source, wide_profile()))
 
 
 def test_srgb_under_any_name_changes_nothing_and_damage_is_none():
