@@ -149,15 +149,15 @@ class Generator(Network):
         require(fits, name, rule, content)
         n, _, h, w = content.shape
         if regions is None:
-            rule = lambda: f"style must be [{n}, {config.style_dim}] without regions"
-            require(tuple(style.shape) == (n, config.style_dim), name, rule, style)
+            text = lambda: f"style must be [{n}, {config.style_dim}] without regions"
+            require(tuple(style.shape) == (n, config.style_dim), name, text, style)
             return
         fits = style.ndim == 3 and (style.shape[0], style.shape[2]) == (n, config.style_dim)
-        rule = lambda: f"style must be [{n}, K, {config.style_dim}] with regions"
-        require(fits, name, rule, style)
+        text = lambda: f"style must be [{n}, K, {config.style_dim}] with regions"
+        require(fits, name, text, style)
         size = (n, style.shape[1], h * config.code_stride, w * config.code_stride)
-        rule = lambda: f"regions must be {list(size)}"
-        require(tuple(regions.shape) == size, name, rule, regions)
+        text = lambda: f"regions must be {list(size)}"
+        require(tuple(regions.shape) == size, name, text, regions)
 
 
 class RegionLevels:

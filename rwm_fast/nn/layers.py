@@ -1,7 +1,8 @@
 """Layers: equalised learning rate, low-pass halving, modulated convolution, to-RGB.
 
 Parameters stay in the dtype of the module (float32, or float64 after ``.double()``); a layer
-computes in the dtype of its input and casts its weights to it. There is no autocast.
+computes in the dtype of its input and casts its weights to it. torch.autocast reaches the
+linear layers alone, and the mixtures that come of it are served.
 Memory format is preserved; channels_last is the fast one.
 """
 

@@ -101,8 +101,10 @@ def modulated_conv2d(
         with padding k // 2; other paddings add to it or crop.
 
     Gradients to every tensor but the filter, of every order, each in its argument's dtype. The
-    convolution works in x's dtype, all else in float32 or better. Determinism is that of torch's
-    convolution.
+    convolution works in x's dtype, all else in float32 or better; under torch.autocast, too, where
+    the other tensors may have any dtype. Determinism is that of torch's convolution. On the CPU
+    3×3 layers are off by up to 4e-6 of the largest a·x within a tile, by definition where x has
+    outliers or RWM_FAST_EXACT=1 is set (`cpu/winograd.py`).
 
     Raises
     ------

@@ -8,9 +8,10 @@ three to four times (largest error 1e-6 to 4e-6 of the largest value, for 32 to 
 That error is one of the largest value that a tile of 6×6 pixels reads, at all of its 16 results,
 where the definition's is one of what each result itself reads; and of a NaN or an infinity it makes
 16 NaNs. So layers whose input (or, backward, gradient) is not finite, or has a value of more than
-`MOST_UNEVEN` times its mean size, and those of weights that are not finite, go by definition: what
-Winograd's algorithm serves is off by at most 1e-3 of the mean size where the definition would be
-exact. RWM_FAST_EXACT=1 has all layers go by definition.
+`MOST_UNEVEN` times the mean size of its numbers that are not 0, and those of weights that are not
+finite, go by definition: what Winograd's algorithm serves is off by at most 1e-3 of that mean. To
+look costs 2 to 3 % of a layer (0.4 of 13.7 ms for 64 channels at 64 pixels, one thread of a busy
+2.5 GHz Xeon). RWM_FAST_EXACT=1 has all layers go by definition.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from rwm_fast.ops.modulated_conv2d.layer import Gradients, Layer, Needs
 
 # Set to False where results must be as close as torch's own convolution.
 enabled = os.environ.get("RWM_FAST_EXACT", "") in ("", "0")
-MOST_UNEVEN = 256.0  # normal numbers have 5, and gradients of the demo's networks less than 100
+MOST_UNEVEN = 256.0  # images and gradients of the demo's networks had up to 64
 
 
 def serves(shape: Shape) -> bool:
