@@ -3,7 +3,7 @@
 A source that passed for all targets, with the same nvcc and the same headers, is in the record
 beside this file: it is compiled for FEW of them. To compile and record all anew:
 
-    RWM_FAST_TEST_WRITE_GATES=1 pytest -m cuda_gates -k no_warnings
+    RWM_FAST_TEST_WRITE_GATES=1 pytest -m cuda_gates -k test_no_warnings_no_spills
 """
 
 import json
