@@ -34,8 +34,8 @@ def import_from(folder: str) -> None:
     found = Path(rwm_fast.__file__).resolve()
     if not found.is_relative_to(Path(folder).resolve()):
         raise SystemExit(f"worker: rwm_fast is {found}, not of {folder}")
-    # A package keeps its own path: its other modules come from the folder, and what the folder lacks
-    # is lacking, though an editable installation would have it.
+    # A package keeps its own path: its other modules come from the folder. What that lacks is
+    # lacking, though an editable installation would have it.
     sys.path[0] = str(ROOT)
     sys.meta_path[:] = [f for f in sys.meta_path if not f.__module__.startswith("__editable__")]
     # but for the inputs, which are ours for every version

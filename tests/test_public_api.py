@@ -104,8 +104,8 @@ def test_operators_bring_in_torch_and_no_optional_package():
 
 
 def test_import_costs_little_beyond_torch():
-    """No package but safetensors, and 38,000 function calls of an eighth of a second: counted, for a
-    busy machine must not decide."""
+    """No package but safetensors, and 38,000 function calls, which take an eighth of a second:
+    counted, for a busy machine must not decide."""
     new, calls = python(
         "import torch; before, calls = set(sys.modules), 0\n"
         "def count(frame, event, argument):\n"
