@@ -34,7 +34,10 @@ def import_from(folder: str) -> None:
     found = Path(rwm_fast.__file__).resolve()
     if not found.is_relative_to(Path(folder).resolve()):
         raise SystemExit(f"worker: rwm_fast is {found}, not of {folder}")
-    sys.path[0] = str(ROOT)  # a package keeps its own path: its other modules come from the folder
+    # A package keeps its own path: its other modules come from the folder. What that lacks is
+    # lacking, though an editable installation would have it.
+    sys.path[0] = str(ROOT)
+    sys.meta_path[:] = [f for f in sys.meta_path if not f.__module__.startswith("__editable__")]
     # but for the inputs, which are ours for every version
     testing = ROOT / "rwm_fast/testing"
     spec = importlib.util.spec_from_file_location(

@@ -33,7 +33,7 @@ def hard_floats():
 def python(code, **environment):
     """What another process prints; an error if it hangs."""
     command, env = [sys.executable, "-c", code], {**os.environ, **environment}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

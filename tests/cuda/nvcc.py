@@ -1,6 +1,7 @@
 """Compiles CUDA sources with nvcc as setup.py does, and reads what ptxas says about each kernel,
 and how wide its stores to global memory are in PTX: ptxas keeps their width."""
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -47,12 +48,33 @@ def find():
     return (setup_module().find_nvcc() or [None])[-1]
 
 
-def compile_all(nvcc, sources, targets=None):
-    """(kernels, messages): every kernel of every file, and what nvcc said where it failed."""
+def flags_of(nvcc, targets=None):
+    """As setup.py compiles, but for -O3: that is for the host's side of the code alone."""
     setup = setup_module()
     known = set(re.findall(r"sm_(\d+)", setup.output(nvcc, "--list-gpu-code")))
     gencode, *_ = setup.parse_archs(targets or setup.ALL_ARCHS, known)
-    flags = [*setup.NVCC_FLAGS.split(), *STRICT, *gencode, f"-I{ROOT / 'csrc'}"]
+    return [*(f for f in setup.NVCC_FLAGS.split() if f != "-O3"), *STRICT, *gencode]
+
+
+def key(nvcc, source):
+    """Of a source and all it includes of ours, of nvcc, its flags and all targets."""
+    texts, left = {}, [source]
+    while left:
+        path = left.pop()
+        texts[path.relative_to(ROOT).as_posix()] = text = path.read_text()
+        for name in re.findall(r'^#\s*include "(.+)"', text, re.MULTILINE):
+            places = (path.parent / name, ROOT / "csrc" / name)
+            found = next(place for place in places if place.exists())
+            if found.relative_to(ROOT).as_posix() not in texts:
+                left.append(found)
+    release = setup_module().output(nvcc, "--version")
+    everything = repr((release, flags_of(nvcc), sorted(texts.items())))
+    return hashlib.sha256(everything.encode()).hexdigest()[:16]
+
+
+def compile_all(nvcc, sources, targets=None):
+    """(kernels, messages): every kernel of every file, and what nvcc said where it failed."""
+    flags = [*flags_of(nvcc, targets), f"-I{ROOT / 'csrc'}"]
     folder = ROOT / "build" / "nvcc_gate"
     folder.mkdir(parents=True, exist_ok=True)
 

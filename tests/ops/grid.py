@@ -56,24 +56,26 @@ _ran: Counter = Counter()
 _refused: dict[Row, Counter] = {}
 
 
-def rows_cases(keep=lambda case: True):
-    """Parameters (row, case) of the test cases that `keep` accepts."""
+def rows_cases(keep=lambda case: True, backend=None):
+    """Parameters (row, case) of the test cases that `keep` accepts, of all backends or one."""
     return [
         pytest.param(row, case, id=f"{row}-{case.name}")
         for row in ROWS
         for case in cases(row.op)
-        if keep(case)
+        if keep(case) and backend in (None, row.backend)
     ]
 
 
-def full_grid():
-    """Parameters (row, dtype, layout, case): every combination."""
+def grid():
+    """Parameters (row, dtype, layout, case): on a GPU every combination; on the CPU every pair of
+    row and case has every layout in float32, and every other dtype in a layout whose turn it is."""
     return [
         pytest.param(row, dtype, layout, case, id=f"{row}-{name}-{layout}-{case.name}")
         for row in ROWS
-        for name, dtype in DTYPES.items()
-        for layout in LAYOUTS
-        for case in cases(row.op)
+        for turn, (name, dtype) in enumerate(DTYPES.items())
+        for index, layout in enumerate(LAYOUTS)
+        for number, case in enumerate(cases(row.op))
+        if row.device == "cuda" or not turn or (number + turn - index) % len(LAYOUTS) == 0
     ]
 
 

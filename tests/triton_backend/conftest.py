@@ -7,6 +7,7 @@ included. So the two suites never share a process:
     pytest -m triton_aot
 """
 
+import functools
 import importlib.util
 
 import pytest
@@ -17,6 +18,24 @@ from rwm_fast.ops import _dispatch, _triton
 
 # Its modules import triton when they are collected.
 collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["test_*.py"]
+
+
+def _exchange_names_once():
+    """Triton's interpreter exchanges the names in triton.language at every call of every function,
+    which takes longer than the functions: here only kernels use them, so once is enough."""
+    from triton.runtime import interpreter
+
+    exchange = functools.cache(interpreter._patch_lang)
+
+    def once(function):
+        exchange(function)
+        return interpreter._LangPatchScope()  # nothing to give back
+
+    interpreter._patch_lang = once
+
+
+if _dispatch.INTERPRETED and not collect_ignore_glob:
+    _exchange_names_once()
 
 
 def pytest_collection_modifyitems(items):

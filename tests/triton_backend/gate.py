@@ -4,18 +4,14 @@ What is compiled is what runs: `record` notes the launches of a piece of code in
 them, and `facts_of` gives Triton's compiler the types, constants and alignments that its own launch
 would derive from the arguments.
 
-The counts of every kernel are kept in a table beside the test (`check_table`), so that a change of
-the generated code is seen and not only its worst forms. It is written anew by
-
-    RWM_FAST_TEST_WRITE_GATES=1 pytest -m triton_aot
+What the table of stored counts (tables.py) says of the very same code is not compiled again.
 """
 
 import contextlib
 import dataclasses
-import functools
+import hashlib
 import io
 import itertools
-import json
 import os
 import re
 import struct
@@ -24,6 +20,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import tables
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -37,8 +34,6 @@ OPCODES = (
     "HGMMA", "HMMA", "UTCMMA", "UTMALDG", "UTMASTG", "LDGSTS", "LDG", "STG", "LDS", "STS", "LDSM",
     "LDL", "STL", "BAR", "WARPGROUP",
 )  # fmt: skip
-DRIFT = 0.1
-WRITE = os.environ.get("RWM_FAST_TEST_WRITE_GATES") == "1"
 _TYPES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -63,12 +58,18 @@ class Facts:
     shared: int
     counts: dict[str, int]  # by opcode, only those that occur
     advisories: tuple[str, ...]  # of ptxas, about spills and serialised instructions
+    key: str  # of all that the code is made from
 
     def count(self, opcode):
         return self.counts.get(opcode, 0)
 
     def row(self):
-        return {"registers": self.registers, "shared": self.shared, **self.counts}
+        return {
+            "key": self.key,
+            "registers": self.registers,
+            "shared": self.shared,
+            **self.counts,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +109,37 @@ def facts_of(launch, target):
 def facts_of_all(launches, target):
     """Compile what launches would run; one after the other, but disassembled at once."""
     wanted = [_arguments(launch) for launch in launches]
-    keys = [(kernel, *map(str, rest), target) for kernel, *rest in wanted]
+    keys = [_key(*arguments, target) for arguments in wanted]
     new = {k: a for k, a in zip(keys, wanted, strict=True) if k not in _compiled}
     built = [_build(*arguments, target) for arguments in new.values()]
     _compiled.update(zip(new, _facts(built, target), strict=True))
     return [_compiled[key] for key in keys]
+
+
+def facts_of_table(path, launches, target):
+    """label → Facts of label → launch: as stored in the table, or compiled where it lacks them."""
+    keys = {label: _key(*_arguments(launch), target) for label, launch in launches.items()}
+    rows = {label: tables.known(path, label, key) for label, key in keys.items()}
+    new = [label for label in launches if rows[label] is None]
+    compiled = facts_of_all([launches[label] for label in new], target)
+    facts = dict(zip(new, compiled, strict=True))
+    return {
+        label: facts.get(label) or _of_row(launch, target, rows[label])
+        for label, launch in launches.items()
+    }
+
+
+def _of_row(launch, target, row):
+    """A stored row is of a kernel that passed the gate: no stack, no advisories."""
+    counts = {opcode: row[opcode] for opcode in OPCODES if opcode in row}
+    fixed = (launch.kernel.__name__, target, launch.warps, row["registers"], 0, row["shared"])
+    return Facts(*fixed, counts, (), row["key"])
+
+
+def _key(kernel, *arguments):
+    """Of the kernel's source, that of all it calls, and everything it is compiled with."""
+    text = repr((kernel.cache_key, *map(str, arguments)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _arguments(launch):
@@ -163,21 +190,23 @@ def _build(kernel, signature, constexprs, aligned, warps, stages, arch):
         compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     # Nothing was said where the code was in Triton's cache.
     said = log.getvalue()
-    return kernel, compiled, said if "ptxas info" in said else _ptxas(compiled.asm["ptx"], arch)
+    said = said if "ptxas info" in said else _ptxas(compiled.asm["ptx"], arch)
+    key = _key(kernel, signature, constexprs, aligned, warps, stages, arch)
+    return kernel.__name__, key, compiled, said
 
 
 def _facts(built, arch):
-    """Facts of every (kernel, what Triton made of it, log)."""
-    codes = _disassemble([_machine_code(compiled.asm["cubin"]) for _, compiled, _ in built], arch)
+    """Facts of every (kernel's name, key, what Triton made of it, log)."""
+    codes = _disassemble([_machine_code(one[2].asm["cubin"]) for one in built], arch)
     return [_one(*one, code, arch) for one, code in zip(built, codes, strict=True)]
 
 
-def _one(kernel, compiled, log, code, arch):
+def _one(name, key, compiled, log, code, arch):
     with _file(compiled.asm["cubin"], ".cubin") as file:
         resources = dict(re.findall(r"(REG|STACK):(\d+)", _tool("cuobjdump", "-res-usage", file)))
     names = ["UTCMMA" if re.fullmatch("UTC[A-Z]*MMA", opcode) else opcode for opcode in code]
     return Facts(
-        name=kernel.__name__,
+        name=name,
         target=arch,
         warps=compiled.metadata.num_warps,
         registers=int(resources["REG"]),
@@ -185,6 +214,7 @@ def _one(kernel, compiled, log, code, arch):
         shared=compiled.metadata.shared,
         counts={opcode: names.count(opcode) for opcode in OPCODES if opcode in names},
         advisories=_advisories(log),
+        key=key,
     )
 
 
@@ -258,43 +288,3 @@ def check(facts, *, most_registers=None):
     most = most_registers or 65536 // (32 * facts.warps)
     assert facts.registers <= min(most, 255), f"{where}: {facts.registers} registers of {most}"
     assert facts.shared <= SHARED[facts.target], f"{where}: {facts.shared} B of shared memory"
-
-
-@functools.cache
-def _stored(path):
-    return json.loads(path.read_text()) if path.exists() else {"triton": None, "rows": {}}
-
-
-def check_table(path, rows):
-    """Compare rows (name → Facts.row()) with a stored table, or write them into it if told to.
-
-    Returns lines about counts that drifted by more than a tenth; None if the table was made by
-    another version of Triton, whose code is its own.
-    """
-    if WRITE:
-        _write(path, rows)
-        return []
-    stored = _stored(path)
-    if stored["triton"] not in (None, triton.__version__):
-        return None
-    return [line for name, row in rows.items() for line in _drift(name, row, stored["rows"])]
-
-
-def _drift(name, row, stored):
-    if name not in stored:
-        return [f"{name}: not in the table"]
-    old = stored[name]
-    return [
-        f"{name}: {key} was {old.get(key, 0)}, is {row.get(key, 0)}"
-        for key in sorted({*old, *row})
-        # Below ten a tenth is less than one instruction.
-        if abs(row.get(key, 0) - old.get(key, 0)) > max(DRIFT * old.get(key, 0), 1)
-    ]
-
-
-def _write(path, rows):
-    stored = json.loads(path.read_text()) if path.exists() else {"rows": {}}
-    kept = stored["rows"] if stored.get("triton") == triton.__version__ else {}
-    table = {"triton": triton.__version__, "rows": dict(sorted({**kept, **rows}.items()))}
-    lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in table["rows"].items())
-    path.write_text(f'{{"triton": {json.dumps(table["triton"])}, "rows": {{\n{lines}\n}}}}\n')

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gate
 import pytest
+import tables
 import torch
 
 from rwm_fast.ops.bias_act.call import Activation
@@ -118,18 +119,16 @@ OPS = {f.__name__: f for f in (masked_l1, crop_patches, bias_act, upfirdn2d)}
 @pytest.mark.parametrize("op", OPS)
 def test_kernels_pass_the_gate(op, dtype, arch):
     """No spills, registers for twelve warps on a multiprocessor, and code as it was last stored."""
-    launches = [
-        (f"{op}.{name}.{launch.kernel.__name__} {dtype} {layout} sm_{arch}", launch)
+    launches = {
+        f"{op}.{name}.{launch.kernel.__name__} {dtype} {layout} sm_{arch}": launch
         for layout in LAYOUTS
         for name, call in OPS[op](DTYPES[dtype], layout)
         for launch in gate.record(call)
-    ]
-    rows = {}
-    compiled = gate.facts_of_all([launch for _, launch in launches], arch)
-    for (label, _), facts in zip(launches, compiled, strict=True):
+    }
+    found = gate.facts_of_table(TABLE, launches, arch)
+    for facts in found.values():
         gate.check(facts, most_registers=168)
-        rows[label] = facts.row()
-    drift = gate.check_table(TABLE, rows)
+    drift = tables.check(TABLE, {label: facts.row() for label, facts in found.items()})
     if drift is None:
         pytest.skip("the table is of another version of triton")
     assert not drift, "\n".join(drift)

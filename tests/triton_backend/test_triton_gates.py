@@ -2,6 +2,7 @@
 
 import gate
 import pytest
+import tables
 import torch
 import triton
 import triton.language as tl
@@ -45,7 +46,7 @@ def facts_of_product(safe, arch=90):
 def test_spills_are_caught(arch):
     gate.check(facts_of_spilling(1024, arch))
     with pytest.raises(AssertionError, match="spill"):
-        gate.check(facts_of_spilling(16384, arch))
+        gate.check(facts_of_spilling(8192, arch))
 
 
 def test_a_serialised_loop_is_caught():
@@ -88,15 +89,55 @@ def test_arguments_get_the_types_that_triton_gives():
 
 
 def test_drift_is_reported(tmp_path, monkeypatch):
-    path = tmp_path / "table.json"
-    monkeypatch.setattr(gate, "WRITE", False)
-    assert gate.check_table(tmp_path / "none.json", {"a": {}}) == ["a: not in the table"]
-    monkeypatch.setattr(gate, "WRITE", True)
-    assert gate.check_table(path, {"a": {"registers": 40, "LDG": 8}}) == []
-    monkeypatch.setattr(gate, "WRITE", False)
-    assert gate.check_table(path, {"a": {"registers": 44, "LDG": 9}}) == []
-    lines = gate.check_table(path, {"a": {"registers": 45, "LDG": 8, "LDL": 3}, "b": {}})
+    path, row = tmp_path / "table.json", {"key": "1", "registers": 40, "LDG": 8}
+    monkeypatch.setattr(tables, "WRITE", False)
+    assert tables.check(tmp_path / "none.json", {"a": {}}) == ["a: not in the table"]
+    monkeypatch.setattr(tables, "WRITE", True)
+    assert tables.check(path, {"a": row}) == [] and tables.known(path, "a", "1") is None
+    monkeypatch.setattr(tables, "WRITE", False)
+    tables._stored.cache_clear()
+    assert tables.check(path, {"a": row}) == []
+    assert tables.check(path, {"a": {"key": "2", "registers": 44, "LDG": 9}}) == []
+    changed = {"key": "2", "registers": 45, "LDG": 8, "LDL": 3}
+    lines = tables.check(path, {"a": changed, "b": {}})
     assert lines == ["a: LDL was 0, is 3", "a: registers was 40, is 45", "b: not in the table"]
+    lines = tables.check(path, {"a": {**row, "LDG": 9}})
+    assert lines == ["a: LDG was 8, is 9"], "the same key is the same code"
     path.write_text(path.read_text().replace(triton.__version__, "0.0"))
-    gate._stored.cache_clear()
-    assert gate.check_table(path, {"a": {"registers": 99}}) is None
+    tables._stored.cache_clear()
+    assert tables.check(path, {"a": changed}) is None and tables.known(path, "a", "1") is None
+
+
+def test_a_stored_row_stands_for_the_same_code_alone(tmp_path, monkeypatch):
+    """Another source, argument, constant, alignment, number of warps or target has another key."""
+    x, path = torch.zeros(1024), tmp_path / "table.json"
+
+    def launch(argument=x, size=512, warps=2):
+        run = lambda: gate._triton.launch(
+            spilling, 1, x.device, x, argument, warps=warps, SIZE=size
+        )
+        return gate.record(run)[0]
+
+    def facts(target=80, **settings):
+        return gate.facts_of_table(path, {"a": launch(**settings)}, target)["a"]
+
+    stored = facts()
+    others = [{"argument": x[1:]}, {"argument": x.half()}, {"size": 256}, {"warps": 4}]
+    keys = [gate._key(*gate._arguments(launch(**change)), 80) for change in others]
+    keys += [gate._key(*gate._arguments(launch()), 90)]
+    monkeypatch.setattr(spilling, "hash", "of another source")
+    keys += [gate._key(*gate._arguments(launch()), 80)]
+    monkeypatch.undo()
+    assert len({stored.key, *keys}) == 7
+    monkeypatch.setattr(tables, "SAMPLE", int(stored.key, 16) + 1)  # not of the sample
+    monkeypatch.setattr(tables, "WRITE", True)
+    tables.check(path, {"a": {**stored.row(), "registers": 99}})
+    monkeypatch.setattr(tables, "WRITE", False)
+    tables._stored.cache_clear()
+    assert facts() == gate.dataclasses.replace(stored, registers=99)
+    assert facts(warps=4).registers != 99 and facts(target=90).registers != 99
+    monkeypatch.setattr(tables, "SAMPLE", 1)  # all are of the sample
+    assert facts() == stored
+    assert tables.check(path, {"a": facts().row()}) == [
+        f"a: registers was 99, is {stored.registers}"
+    ]

@@ -1,7 +1,7 @@
 """modulated_conv2d's Triton kernels through Triton's compiler and ptxas: every row of the tables.
 
 The launches are those that the backend would make on a GPU of that generation, recorded instead of
-run. The counts of instructions are kept beside this file; see gate.py for how they are renewed.
+run. The counts of instructions are kept beside this file; see tables.py for how they are renewed.
 """
 
 from pathlib import Path
@@ -9,6 +9,7 @@ from unittest import mock
 
 import gate
 import pytest
+import tables
 import torch
 
 from rwm_fast.ops import _triton
@@ -159,7 +160,8 @@ def _record(target, kind, call, *arguments, **settings):
 @pytest.mark.parametrize(("target", "name", "kind", "row", "call", "settings"), ALL)
 def test_compiles(request, target, name, kind, row, call, settings):
     recorded = _record(target, kind, call, row, **settings)
-    facts = gate.facts_of(recorded, target)
+    label = request.node.callspec.id
+    facts = gate.facts_of_table(TABLE, {label: recorded}, target)[label]
     gate.check(facts)
     if "TMA" in recorded.arguments:
         generation = configs.generation((target // 10, 0))
@@ -167,7 +169,7 @@ def test_compiles(request, target, name, kind, row, call, settings):
         tiles = _rows(table, generation, kind)[row]
         assert recorded.arguments["BO"] == tiles.outputs, f"not row {row!r}"
         _check_instructions(facts, recorded.arguments, kind, row)
-    drift = gate.check_table(TABLE, {request.node.callspec.id: facts.row()})
+    drift = tables.check(TABLE, {label: facts.row()})
     if drift is None:
         pytest.skip("the table is of another version of triton")
     assert not drift, "\n".join(drift)
