@@ -16,7 +16,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a polite kill, a terminal th
 
 class StopSignal:
     """Within the block Ctrl-C, a polite kill or a closed terminal asks for a stop after the present
-    step; a second Ctrl-C stops at once. What the process was started to ignore (`nohup`) stays
+    step; a second Ctrl-C stops at once. What the process was started to ignore, as by nohup, stays
     ignored, and only the main thread has signals."""
 
     def __init__(self) -> None:
