@@ -187,5 +187,7 @@ def padding(op: str, padding: int | Sequence[int]) -> list[int]:
 
 def _numbers(value: Any) -> list[Any]:
     """Those of a sequence or an array; none of what is one number."""
+    if isinstance(value, (int, torch.SymInt)):  # torch.compile cannot ask those for an attribute
+        return []
     several = isinstance(value, Sequence) and not isinstance(value, str)
     return list(value) if several or getattr(value, "ndim", 0) == 1 else []

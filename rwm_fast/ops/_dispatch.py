@@ -265,7 +265,7 @@ def in_transform(op: str, tensors: Sequence[Tensor | None]) -> bool:
     if not _torch_private.in_transform():
         return False
     compiling = torch.compiler.is_compiling()
-    if _torch_private.interpreter() is not None:
+    if _torch_private.in_func():
         reason = "torch.func transforms run on the eager backend only"
     elif compiling or _torch_private.has_tangent(tensors):
         reason = "forward-mode AD runs on the eager backend only"

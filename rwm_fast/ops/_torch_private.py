@@ -109,9 +109,18 @@ def constant_when_traced(function: Any) -> None:
     function._dynamo_marked_constant = True
 
 
+def in_func() -> bool:
+    """Whether a torch.func transform (grad, vmap, …) sees every call."""
+    return interpreter() is not None
+
+
+# What torch.compile traces has an interpreter always; the one around it tells.
+constant_when_traced(in_func)
+
+
 def in_transform() -> bool:
     """Whether a torch.func transform (grad, vmap, …) or forward-mode AD may see every call."""
-    return interpreter() is not None or forward_ad._current_level >= 0
+    return in_func() or forward_ad._current_level >= 0
 
 
 def has_tangent(tensors: Sequence[Tensor | None]) -> bool:
