@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import sys
@@ -22,7 +23,8 @@ def reports_user_errors(main: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(main)
     def wrapped(*arguments: P.args, **keywords: P.kwargs) -> R:
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that it cannot encode
-            sys.stdout.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # closed from the start: there is nothing to encode
+                sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return main(*arguments, **keywords)
         except UserError as error:

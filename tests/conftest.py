@@ -1,6 +1,7 @@
 """Which rwm_fast is tested: the one this process imports, in every process a test starts."""
 
 import os
+import signal
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ def pytest_configure():
     # two keep it on the package under test (PYTHONSAFEPATH needs Python 3.11).
     os.environ["PYTHONSAFEPATH"] = "1"
     os.environ["PYTHONPATH"] = str(Path(rwm_fast.__file__).parent.parent)
+    # As in a terminal: shells start what runs in the background with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header():

@@ -78,7 +78,7 @@ def test_what_cannot_be_compared_is_said(checkout, tmp_path_factory):
 
 def test_a_version_without_the_operator_lacks_the_column(checkout, remote):
     found, lacking = compare.build_all({"old": remote(checkout)}, ROW, 1)
-    assert not found and "from 'rwm_fast'" in lacking["old"]
+    assert not found and "'rwm_fast" in lacking["old"]
 
 
 def test_a_process_that_ends_is_said(tmp_path, remote):

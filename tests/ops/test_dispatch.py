@@ -291,6 +291,7 @@ def environment(monkeypatch):
         monkeypatch.setenv("RWM_FAST_BACKEND", value)
         _dispatch._of_environment.cache_clear()
 
+    monkeypatch.setattr(_dispatch.use_backend, "everywhere", None)  # no setter has spoken
     yield start
     monkeypatch.undo()
     _dispatch._of_environment.cache_clear()

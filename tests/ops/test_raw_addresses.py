@@ -71,6 +71,7 @@ CALLS = {
     "modulated_conv2d_epilogue": (OUTPUTS, OUT, OUT, AFTER),
     "modulated_conv2d_epilogue_backward": (OUTPUTS, OUT, OUT, EMPTY, Maybe(OUT), [O])
     + (Maybe([N, K, O]), Maybe([N, H, W]), AFTER),
+    "modulated_conv2d_is_even": (IMAGES, IMAGE, 256.0),
     "modulated_conv2d_squares": (KERNELS, WEIGHT, SQUARES),
     "modulated_conv2d_demodulation": (KERNELS, SQUARES, [N, C], [N, O], N, 1e-8),
     "modulated_conv2d_demodulation_backward": (KERNELS, SQUARES, [N, C], [N, O], [N, O])

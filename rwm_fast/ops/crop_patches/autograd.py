@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rwm_fast.ops import _dispatch
 from rwm_fast.ops._registry import register
-from rwm_fast.ops.crop_patches import separable
+from rwm_fast.ops.crop_patches import gathered
 from rwm_fast.ops.crop_patches.call import adjoint_call, crop_call, empty_image, empty_patches
 
 OP = "crop_patches"
@@ -44,7 +44,7 @@ crop_patches = register(
     empty_patches,
     backward=_forward_derivative,
     setup_context=_save_forward,
-    truth=separable.crop_patches,
+    truth=gathered.crop_patches,
 )
 
 # ---- rwm_fast::crop_patches_adjoint
@@ -77,5 +77,5 @@ crop_patches_adjoint = register(
     lambda dpatches, boxes, height, width: empty_image(dpatches, height, width),
     backward=_adjoint_derivative,
     setup_context=_save_adjoint,
-    truth=separable.adjoint,
+    truth=gathered.adjoint,
 )
