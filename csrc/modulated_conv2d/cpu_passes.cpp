@@ -129,15 +129,16 @@ void epilogue_backward(const Images& s, Pointer dy, Pointer y, Pointer u, Pointe
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
     const Epilogue<T, A> e(given, s.pixels);
+    const EpilogueGradients<T, A> gradients{as<const T>(dy), as<const T>(y),    as<const T>(u),
+                                            as<T>(du),       as<A>(noise_sums), db != 0};
     const std::int64_t styles = e.blend.styles * s.channels, row = s.channels + styles,
                        chunks = chunks_of(s);
     std::vector<A> sums(static_cast<std::size_t>(s.batch * chunks * row), A(0));
     each_chunk(s, [&](std::int64_t i, std::int64_t n, std::int64_t first, std::int64_t last) {
       with_bool(e.blend.regions != nullptr, [&](auto regions) {
-        RWM_EACH_ISA(A, epilogue_backward_pixels<decltype(regions)::value>(
-                            as<const T>(dy), as<const T>(y), as<const T>(u), db != 0, as<T>(du),
-                            sums.data() + i * row, as<A>(noise_sums), e, n, first, last, s.pixels,
-                            s.channels));
+        RWM_EACH_ISA(
+            A, epilogue_backward_pixels<decltype(regions)::value>(
+                   gradients, sums.data() + i * row, e, n, first, last, s.pixels, s.channels));
       });
     });
     std::fill(as<A>(dbias), as<A>(dbias) + s.channels, A(0));

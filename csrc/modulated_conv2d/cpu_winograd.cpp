@@ -251,17 +251,18 @@ void gradients_of_slabs(const WinogradPlan& p, const Slabs& slabs, const A* x,
     const std::int64_t tiles = std::min(room, p.tiles() - begin);
     input_points_of(p, x, zeros.data(), before, begin, tiles, points.get(), right);
     gradient_points_of(p, du, begin, tiles, gradients.get(), left);
-    parallel_for(
-        0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()),
-        [&](std::int64_t first, std::int64_t last) {
-          for (std::int64_t i = first; i < last; ++i) {
-            const std::int64_t slab = i / slabs.panels, column = i % slabs.panels * slabs.wide;
-            A* to = products + slab * step + column;
-            RWM_EACH_ISA(
-                A, multiply_gradients(gradients.get(), left, points.get() + column, right, to, ld,
-                                      p.first(slab), p.count(slab), tiles, p.out_c, begin > 0));
-          }
-        });
+    parallel_for(0, kSlabs * slabs.panels, grain_of(kProduct, tiles * slabs.panel()),
+                 [&](std::int64_t first, std::int64_t last) {
+                   for (std::int64_t i = first; i < last; ++i) {
+                     const std::int64_t slab = i / slabs.panels,
+                                        column = i % slabs.panels * slabs.wide, q = p.first(slab);
+                     A* to = products + slab * step + column;
+                     RWM_EACH_ISA(
+                         A, multiply_gradients(gradients.get() + q * left.step, left,
+                                               points.get() + q * right.step + column, right, to,
+                                               ld, p.count(slab), tiles, p.out_c, begin > 0));
+                   }
+                 });
   }
 }
 
@@ -283,15 +284,15 @@ void weight_gradient(const WinogradPlan& p, Pointer x, Pointer du, const records
     const py::gil_scoped_release release;
     gradients_of_slabs<A>(p, slabs, as<const A>(x), Blend<A>(before), as<const A>(du),
                           products.get(), step);
-    parallel_for(
-        0, p.out_c, grain_of(kPass, 36 * p.in_c), [&](std::int64_t first, std::int64_t last) {
-          const auto *pw = as<const A>(weight), *ps = as<const A>(scale);
-          with_bool(p.wide(), [&](auto w) {
-            RWM_EACH_ISA(
-                A, finish_weight_gradient<decltype(w)::value>(
-                       products.get(), step, ld, p.in_c, flip, pw, ps, as<A>(dw), s, first, last));
-          });
-        });
+    parallel_for(0, p.out_c, grain_of(kPass, 36 * p.in_c),
+                 [&](std::int64_t first, std::int64_t last) {
+                   const auto *pw = as<const A>(weight), *ps = as<const A>(scale);
+                   with_bool(p.wide(), [&](auto w) {
+                     RWM_EACH_ISA(A, finish_weight_gradient<decltype(w)::value>(
+                                         products.get(), Grid{step, ld}, p.in_c, flip, pw, ps,
+                                         as<A>(dw), s, first, last));
+                   });
+                 });
   });
 }
 

@@ -78,11 +78,13 @@ void epilogue_pixels(const T* u, T* y, const Epilogue<T, A>& e, std::int64_t n, 
 // u is given, or read back: dv·u = (dy·y - dv·(noise + bias))/b, since act'(v)·v = act(v); 0 where
 // y is clamped or b is 0. du, noise_sums and the products may be absent.
 template <bool Regions, class T, class A>
-void epilogue_backward_pixels(const T* dy, const T* y, const T* u, bool products, T* du, A* sums,
-                              A* noise_sums, const Epilogue<T, A>& e, std::int64_t n,
-                              std::int64_t first, std::int64_t last, std::int64_t plane,
-                              std::int64_t channels) {
+void epilogue_backward_pixels(const EpilogueGradients<T, A>& gradients, A* sums,
+                              const Epilogue<T, A>& e, std::int64_t n, std::int64_t first,
+                              std::int64_t last, std::int64_t plane, std::int64_t channels) {
   using V = Vec<A>;
+  const T *dy = gradients.dy, *y = gradients.y, *u = gradients.u;
+  T* du = gradients.du;
+  A* noise_sums = gradients.noise_sums;
   const ActivationOf<V> act(e.activation);
   for (std::int64_t p = first; p < last; p += kFew) {
     const std::int64_t few = last - p < kFew ? last - p : kFew, at = (n * plane + p) * channels;
@@ -100,7 +102,7 @@ void epilogue_backward_pixels(const T* dy, const T* y, const T* u, bool products
         total = total + dv;
         if (noise_sums != nullptr) over_channels[i] = over_channels[i] + dv;
         if (du != nullptr) (b * dv).store(du + o, count);
-        if (!products) continue;
+        if (!gradients.products) continue;
         V product;
         if (u != nullptr) {
           product = dv * V::load(u + o, count);
@@ -116,7 +118,7 @@ void epilogue_backward_pixels(const T* dy, const T* y, const T* u, bool products
         }
       }
       (V::load(sums + c, count) + total).store(sums + c, count);
-      if (products && !Regions) {
+      if (gradients.products && !Regions) {
         const V whole =
             u != nullptr ? total_product
                          : total_product / where_positive(abs(scale.one), scale.one, V::set(A(1)));

@@ -71,16 +71,16 @@ void multiply_panel(const A* points, Grid from, const A* weights, A* m, Grid to,
                        tiles, depth);
 }
 
-// One panel of columns of the gradient of a slab [rows, ld]: (+)= sum over its points and tiles of
-// gradients[t, :]ᵀ·points[t, columns].
+// One panel of columns of the gradient of a slab [rows, ld]: (+)= sum over its `count` points and
+// tiles of gradients[t, :]ᵀ·points[t, columns].
 template <class A>
 void multiply_gradients(const A* gradients, Grid left, const A* points, Grid right, A* products,
-                        std::int64_t ld, std::int64_t first, std::int64_t count, std::int64_t tiles,
-                        std::int64_t rows, bool add) {
+                        std::int64_t ld, std::int64_t count, std::int64_t tiles, std::int64_t rows,
+                        bool add) {
   using V = Vec<A>;
-  for (std::int64_t q = first; q < first + count; ++q) {
+  for (std::int64_t q = 0; q < count; ++q) {
     const A *a = gradients + q * left.step, *b = points + q * right.step;
-    if (add || q > first) {
+    if (add || q > 0) {
       multiply<true, V>(a, 1, left.row, b, right.row, products, ld, rows, tiles);
     } else {
       multiply<false, V>(a, 1, left.row, b, right.row, products, ld, rows, tiles);

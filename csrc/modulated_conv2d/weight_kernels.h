@@ -51,18 +51,19 @@ void transform_weights(const A* w, std::int64_t sk, std::int64_t sn, std::int64_
 }
 
 // dw[o, i, :] = Gᵀ P G + 2·w[o, i, :]·scale[o, i], for output channels [first, last) and all
-// inputs; P is [36, step], rows o of `ld`, columns i.
+// inputs; P is [36, grid.step], rows o of grid.row, columns i.
 template <bool Wide, class A, class S>
-void finish_weight_gradient(const A* products, std::int64_t step, std::int64_t ld,
-                            std::int64_t in_c, bool flip, const A* w, const A* scale, A* dw,
-                            const S& s, std::int64_t first, std::int64_t last) {
+void finish_weight_gradient(const A* products, Grid grid, std::int64_t in_c, bool flip, const A* w,
+                            const A* scale, A* dw, const S& s, std::int64_t first,
+                            std::int64_t last) {
   using V = Vec<A>;
   for (std::int64_t o = first; o < last; ++o)
     each_channel<V>(in_c, [&](std::int64_t i, auto count) __attribute__((always_inline)) {
       V rows[3][6], v[9];
       for (int j = 0; j < 6; ++j) {
         V column[6], out[3];
-        for (int q = 0; q < 6; ++q) column[q] = V::load(products + (q * 6 + j) * step + o * ld + i);
+        for (int q = 0; q < 6; ++q)
+          column[q] = V::load(products + (q * 6 + j) * grid.step + o * grid.row + i);
         points_to_taps<Wide>(column, out);
         for (int q = 0; q < 3; ++q) rows[q][j] = out[q];
       }

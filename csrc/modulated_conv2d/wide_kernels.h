@@ -32,11 +32,13 @@ void transform_wide(const Plan& p, const A* x, std::int64_t h, std::int64_t w, s
   }
 }
 
-// The pixels of one tile: the first row and column are added to what the tiles before left there.
-template <class V, class A, class Count>
-RWM_INLINE void add_wide_tile(const A* m, const std::int32_t* places, std::int64_t step, A* to,
-                              std::int64_t w, std::int64_t C, std::int64_t rows,
-                              std::int64_t columns, bool above, bool left, Count count) {
+// The pixels of the tile in row ty and column tx: the first row and column are added to what the
+// tiles before left there.
+template <class V, class A, class Plan, class Count>
+RWM_INLINE void add_wide_tile(const Plan& p, const A* m, const std::int32_t* places,
+                              std::int64_t step, A* to, std::int64_t ty, std::int64_t tx,
+                              Count count) {
+  const std::int64_t rows = p.out_h - ty * 8, columns = p.out_w - tx * 8;
   V e[9][9];
   for (int i = 0; i < 9; ++i) {
     V row[9];
@@ -48,8 +50,8 @@ RWM_INLINE void add_wide_tile(const A* m, const std::int32_t* places, std::int64
     for (int i = 0; i < 9; ++i) column[i] = e[i][j];
     wide_sums(column, out);
     for (int i = 0; i < 9 && i < rows; ++i) {
-      A* at = to + (i * w + j) * C;
-      const bool add = (i == 0 && above) || (j == 0 && left);
+      A* at = to + (i * p.out_w + j) * p.out_c;
+      const bool add = (i == 0 && ty > 0) || (j == 0 && tx > 0);
       (add ? V::load(at, count) + out[i] : out[i]).store(at, count);
     }
   }
@@ -68,8 +70,7 @@ void add_wide(const Plan& p, const A* m, Grid grid, A* y, const std::int32_t* pl
     A* corner = y + ((n * h + ty * 8) * w + tx * 8) * C;
     each_channel<V>(end - begin, [&](std::int64_t i, auto count) __attribute__((always_inline)) {
       const std::int64_t c = begin + i;
-      add_wide_tile<V>(m + c, places, grid.step, corner + c, w, C, h - ty * 8, w - tx * 8, ty > 0,
-                       tx > 0, count);
+      add_wide_tile<V>(p, m + c, places, grid.step, corner + c, ty, tx, count);
     });
   }
 }

@@ -152,4 +152,13 @@ struct Epilogue {
         activation(activation_settings<T>(e.activation)), activate(true) {}
 };
 
+// What the epilogue's derivative reads and writes; u, du and noise_sums may be absent.
+template <class T, class A>
+struct EpilogueGradients {
+  const T *dy, *y, *u;
+  T* du;
+  A* noise_sums;
+  bool products;  // wanted
+};
+
 }  // namespace rwm
