@@ -31,8 +31,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 def channels_last(x: Tensor) -> Tensor:
     """The tensor channels_last; as it is where torch.func follows it, which knows no such order."""
-    interpreted = _torch_private.interpreter() is not None
-    return x if interpreted else x.contiguous(memory_format=LAST)
+    return x if _torch_private.in_func() else x.contiguous(memory_format=LAST)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

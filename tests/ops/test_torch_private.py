@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rwm_fast.ops import _torch_private
+from rwm_fast.ops import _memory, _torch_private
 
 NAMES = re.findall(r"`(?:torch\.)?([\w.]+)`", inspect.getdoc(_torch_private))
 
@@ -231,3 +231,24 @@ def test_lerp_moves_every_tensor(without, lacking):
 def test_norms(without, lacking):
     tensors = [torch.tensor([3.0, 4.0]), torch.full((2, 2), 2.0), torch.tensor([torch.inf])]
     assert [n.item() for n in without(*lacking).norms(tensors)] == [5.0, 4.0, torch.inf]
+
+
+def test_compiled_code_is_in_a_transform_only_where_it_is():
+    """What torch.compile traces has an interpreter always, which must not pass for torch.func's."""
+
+    def seen(x):
+        said = []
+
+        def inner(t):
+            said.append(_torch_private.in_transform())
+            return t.sum()
+
+        inner(x)
+        torch.func.grad(inner)(x)
+        y = _memory.channels_last(x)
+        return x + 1, said, y
+
+    x = torch.randn(1, 2, 3, 3)
+    for function in (seen, torch.compile(seen, backend="eager", fullgraph=True)):
+        _, said, y = function(x)
+        assert said == [False, True] and y.is_contiguous(memory_format=torch.channels_last)
