@@ -16,7 +16,7 @@ def test_they_are_few_and_small():
 def test_each_is_credited():
     credits = (examples.FOLDER / "README.md").read_text(encoding="utf-8")
     for file in PICTURES:
-        line = next(line for line in credits.splitlines() if f"`{file.name}`" in line)
+        line = next(line for line in credits.splitlines() if f"({file.name})" in line)
         assert any(licence in line for licence in ("CC BY 4.0", "CC0", "public domain")), line
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "weights"  # NAME.safetensors, and NAME.md: its model card
+FOLDER = Path(__file__).parents[1] / "weights"  # a file a name, and its model card
 DEFAULT = "photos"
 
 
