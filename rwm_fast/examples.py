@@ -5,9 +5,11 @@ Who made them, and under which licence, is in the folder's README.md.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rwm_fast.app.command_line import parse_into
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for file in sorted(FOLDER.iterdir()):
         target = out / file.name
         if not target.exists():  # what is there may be the user's own
-            write_file(target, lambda path, file=file: path.write_bytes(file.read_bytes()))
+            write_file(target, partial(shutil.copyfile, file))
         print(target)
     return 0
 
