@@ -20,16 +20,17 @@ from rwm_fast.data.saving import check_target
 from rwm_fast.device import prepare
 from rwm_fast.errors import UserError, reports_user_errors
 from rwm_fast.models import RegionEditor
+from rwm_fast.models.pretrained import DEFAULT
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the command line says."""
 
-    checkpoint: Path  # run folder, or a weights file
     content: Path  # the picture to edit
     style: tyro.conf.UseAppendAction[tuple[Path, ...]]  # picture to take the style from; repeatable
     out: Path  # the edited picture, of the content picture's size
+    checkpoint: str = DEFAULT  # name of the package's own weights, run folder, or a weights file
     # white = repaint; of the content picture's size; repeatable, the k-th goes with the k-th style
     mask: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     # which level, palette index or colour (rrggbb) of a mask with several; one serves all masks

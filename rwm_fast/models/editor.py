@@ -14,6 +14,7 @@ from rwm_fast.models.compositing import composite, exclusive, resized
 from rwm_fast.models.encoder import Encoder
 from rwm_fast.models.generator import Generator, Noise
 from rwm_fast.models.network import placed, require
+from rwm_fast.models.pretrained import resolve
 from rwm_fast.models.weights import load_weights, read_config
 from rwm_fast.nn.layers import mirror
 
@@ -47,11 +48,13 @@ class RegionEditor(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> RegionEditor:
-        """An editor from a weights file, a run folder, or what the official Swapping Autoencoder
-        saves; `dtype` is what the networks compute in.
+        """An editor from the name of weights that come with the package ("photos"), a weights file,
+        a run folder, or what the official Swapping Autoencoder saves; `dtype` is what the networks
+        compute in.
 
         Raises `rwm_fast.models.WeightsError` if there is none, or it does not fit.
         """
+        path = resolve(path)
         if official.is_checkpoint(path):
             networks = official.load(path, dtype)[1]
             encoder, generator = networks["encoder"], networks["generator"]
