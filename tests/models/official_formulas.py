@@ -101,15 +101,17 @@ def blurred(x, f, before, after, mode="constant"):
     return F.conv2d(x, f.flip(0, 1).repeat(x.shape[1], 1, 1, 1), groups=x.shape[1])
 
 
-def normalized(x):
-    return x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8)
-
-
 class Official:
-    """Their networks as functions of a state dict under their names."""
+    """Their networks as functions of a state dict under their names; with `our_eps` the ε of unit
+    codes and of demodulation stand where ours do, and nothing is left to differ but rounding."""
 
-    def __init__(self, state):
-        self.state = state
+    def __init__(self, state, our_eps=False):
+        self.state, self.our_eps = state, our_eps
+
+    def unit(self, x):
+        if self.our_eps:
+            return F.normalize(x, dim=1)
+        return x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8)
 
     def conv(self, name, x, reflect=False, pad=None):
         w, f = self.state[f"{name}.Conv.weight"], self.state.get(f"{name}.Blur.kernel")
@@ -144,7 +146,7 @@ class Official:
             x = self.block(f"E.DownToSpatialCode.ResBlockDownBy{by}", x, reflect=True)
         content = self.conv("E.ToSpatialCode.1", self.conv("E.ToSpatialCode.0", x))
         style = self.conv("E.DownToGlobalCode.ConvLayerDownBy4", x, pad=0).mean((2, 3))
-        return normalized(content), normalized(self.linear("E.ToGlobalCode.0", style))
+        return self.unit(content), self.unit(self.linear("E.ToGlobalCode.0", style))
 
     def modulated(self, name, x, style):
         """The style scales the image, and the weights are divided by their own norm."""
@@ -152,7 +154,8 @@ class Official:
         w = w / math.sqrt(w[0].numel())
         if "ToRGB" not in name:
             s = s * torch.rsqrt(s.square().mean(1, keepdim=True) + 1e-8)
-            w = w * torch.rsqrt(w.square().sum((1, 2, 3), keepdim=True) + 1e-8)
+            eps = 1e-8 / w[0].numel() if self.our_eps else 1e-8
+            w = w * torch.rsqrt(w.square().sum((1, 2, 3), keepdim=True) + eps)
         x, f = x * s[:, :, None, None], self.state.get(f"{name}.conv.blur.kernel")
         if f is None:
             return F.conv2d(x, w, padding=w.shape[-1] // 2)
@@ -165,7 +168,7 @@ class Official:
         return leaky(y, self.state[f"{name}.activate.bias"])
 
     def paint(self, content, style, noise):
-        content, style = normalized(content), normalized(style)
+        content, style = self.unit(content), self.unit(style)
         scale = self.linear("G.SpatialCodeModulation.scale", style)
         x = content * scale[:, :, None, None]
         x = x + self.linear("G.SpatialCodeModulation.bias", style)[:, :, None, None]
