@@ -4,6 +4,7 @@ import copy
 import logging
 import re
 
+import formulas
 import pytest
 import their_layers as theirs
 import torch
@@ -85,6 +86,15 @@ def test_mmagic_modulated(upsample):
     same_when_patched(theirs.MmModulated(3, 4, 3, 5, upsample, style_bias=0.5), X, STYLE)
 
 
+def test_a_layer_that_has_run_is_patched_too():
+    """Its weight, which a hook makes in every forward, is no leaf any more."""
+    layer = drawn(theirs.MmModulated(3, 4, 3, 5))
+    expected = layer(X, STYLE)
+    dropin.patch(layer)
+    assert isinstance(layer, Patched)
+    torch.testing.assert_close(layer(X, STYLE), expected, rtol=1e-6, atol=1e-6)
+
+
 def noise(upsample):
     return normal(2, 1, *((12, 14) if upsample else (6, 7)), seed=3)
 
@@ -136,6 +146,16 @@ def test_uncommon_inputs_of_a_styled_layer(given):
     dropin.patch(layer)
     torch.testing.assert_close(layer(X, **arguments), expected, rtol=1e-6, atol=1e-6)
     found = layer(input=X, **arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_mmagics_flag_of_fixed_noise():
+    layer = drawn(theirs.ModulatedStyleConv(3, 4, 3, 5))
+    plain = copy.deepcopy(layer)
+    dropin.patch(layer)
+    for part in (layer, plain):
+        part.noise_injector.fixed_noise = True
+    found, expected = layer(X, STYLE), plain(X, STYLE)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -217,7 +237,19 @@ class MoreArguments(theirs.ModulatedConv2d):
         return super().forward(input, style) * mask
 
 
+class OtherScale(theirs.FusedLeakyReLU):
+    """Its scale is a function."""
+
+    def __init__(self, channel):
+        super().__init__(channel)
+        self.scale = lambda x: x
+
+    def forward(self, input):
+        return self.scale(formulas.leaky(input, self.bias))
+
+
 OtherModulated.__name__ = MoreArguments.__name__ = "ModulatedConv2d"
+OtherScale.__name__ = "FusedLeakyReLU"
 
 
 def without(name):
@@ -252,6 +284,7 @@ def half():
         (without("weight"), r"its weight is not \[1, O, I, k, k\]"),
         (without("modulation"), "it has no layer modulation"),
         (without("demodulate"), "it does not say whether it demodulates"),
+        (OtherScale(3), r"our forward fails on it \("),
         (shaped_bias(), "its bias is not one number a channel"),
         (half(), "it casts to float16 by itself"),
         (reflecting(), "it pads by reflection in its forward"),
