@@ -40,7 +40,7 @@ class Arguments:
     work_size: int = 0  # px, short side at which the networks work; 0 = that of the pictures
     max_megapixels: float = LIMITS.max_megapixels  # larger pictures are not read
     device: str = "auto"  # cpu, cuda or cuda:N
-    precision: str = "auto"  # fp32 or bf16
+    precision: str = "auto"  # fp32, bf16 or fp16
 
     def __post_init__(self) -> None:
         if self.mask_label and (not self.mask or len(self.mask_label) not in (1, len(self.mask))):
