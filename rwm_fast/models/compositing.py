@@ -1,4 +1,4 @@
-"""Around an edit: planes from masks, a smaller picture to work on, a soft border."""
+"""Around an edit: planes from masks, the size to work at, a soft border."""
 
 from __future__ import annotations
 
@@ -10,21 +10,44 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def radius_of(pixels: float) -> int:
+    """Half the width of a soft border, rounded up: `feathered` reaches twice as far."""
+    return math.ceil(pixels / 2)
+
+
 def feathered(mask: Tensor, pixels: float) -> Tensor:
     """`mask` [N, 1, H, W] in [0, 1] with a ramp outside its border: 1 inside, 0 from `pixels`
     (rounded up to an even number) on. 0 leaves the mask as it is."""
-    radius = math.ceil(pixels / 2)
-    if radius == 0:
-        return mask
-    side = 2 * radius + 1
-    grown = F.max_pool2d(mask, side, stride=1, padding=radius)
+    radius = radius_of(pixels)
+    for dim in (2, 3) if radius else ():
+        mask = _grown(mask, radius, dim)
     # A mean over windows centred on the grown border: the ramp is as wide as the window.
-    return F.avg_pool2d(grown, side, stride=1, padding=radius, count_include_pad=False)
+    for dim in (2, 3) if radius else ():
+        mask = _mean(mask, radius, dim)
+    return mask
 
 
-def composite(image: Tensor, edited: Tensor, mask: Tensor, pixels: float) -> Tensor:
-    """The edit inside the feathered mask, the untouched image outside, bit for bit."""
-    return image.lerp(edited, feathered(mask, pixels).to(image.dtype))
+def _grown(x: Tensor, radius: int, dim: int) -> Tensor:
+    """The largest of x ≥ 0 in windows of 2·radius + 1 along an axis, in a logarithm of passes."""
+    borders = [radius, radius] if dim == 3 else [0, 0, radius, radius]
+    x, span, side = F.pad(x, borders), 1, 2 * radius + 1
+    while span < side:
+        step = min(span, side - span)
+        left = x.shape[dim] - step
+        x, span = torch.maximum(x.narrow(dim, 0, left), x.narrow(dim, step, left)), span + step
+    return x
+
+
+def _mean(x: Tensor, radius: int, dim: int) -> Tensor:
+    """The mean of x in windows of 2·radius + 1 along an axis, cut at the border; 0 and 1 are exact
+    where the window holds nothing else, for sums are taken in float64."""
+    length = x.shape[dim]
+    at = torch.arange(length, device=x.device)
+    first, last = (at - radius).clamp_min(0), (at + radius + 1).clamp_max(length)
+    sums = F.pad(x.double().cumsum(dim), [1, 0] if dim == 3 else [0, 0, 1, 0])
+    total = sums.index_select(dim, last) - sums.index_select(dim, first)
+    count = (last - first).to(total)
+    return total.div_(count if dim == 3 else count[:, None]).to(x.dtype)
 
 
 def exclusive(masks: Sequence[Tensor]) -> Tensor:
@@ -37,12 +60,19 @@ def exclusive(masks: Sequence[Tensor]) -> Tensor:
     return torch.cat(planes[::-1], dim=1)
 
 
-def resized(image: Tensor, short_side: int) -> Tensor:
-    """`image` [N, C, H, W] with its short side reduced to `short_side` pixels; never enlarged, 0
-    leaves it as it is."""
-    height, width = image.shape[2:]
-    scale = short_side / min(height, width)
+def working_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """(H, W) with the short side reduced to `short_side` pixels; never enlarged, 0 leaves it."""
+    scale = short_side / min(size)
     if not 0 < scale < 1:
-        return image
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return F.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
+        return size
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def averaging(size: int, length: int) -> Tensor:
+    """The matrix [size, length], float64, that reduces `length` pixels to `size`: triangles as
+    wide as two of the new pixels, each row of sum 1."""
+    scale = length / size
+    centre = (torch.arange(size, dtype=torch.float64) + 0.5) * scale  # [size]
+    pixel = torch.arange(length, dtype=torch.float64) + 0.5  # [length]
+    weight = (1 - (pixel - centre[:, None]).abs() / scale).clamp_min(0)
+    return weight / weight.sum(1, keepdim=True)
