@@ -339,7 +339,7 @@ class InferenceRow(NetworkRow):
 
 
 class EditRow(InferenceRow):
-    """RegionEditor.repaint: encode two pictures, paint one region in the other's style."""
+    """RegionEditor.edit: encode two pictures, paint one region in the other's style."""
 
     captured = False
 
@@ -352,7 +352,7 @@ class EditRow(InferenceRow):
         content, style = self.image(dtype, count=2).split(1)
         mask = torch.zeros(1, 1, side, side)
         mask[..., side // 4 : side // 2, side // 3 :] = 1
-        run = inside(column, lambda: editor.repaint(content, style, mask))
+        run = inside(column, lambda: editor.edit(content, style, mask))
         return [Step({"total": run})], lambda: {"edit": run()}
 
 

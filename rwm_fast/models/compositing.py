@@ -1,4 +1,4 @@
-"""Around an edit: planes from masks, a smaller picture to work on, a soft border."""
+"""Around an edit: planes from masks, the size to work at, a soft border."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def radius_of(pixels: float) -> int:
+    """Half the width of a soft border, rounded up: `feathered` reaches twice as far."""
+    return math.ceil(pixels / 2)
+
+
 def feathered(mask: Tensor, pixels: float) -> Tensor:
     """`mask` [N, 1, H, W] in [0, 1] with a ramp outside its border: 1 inside, 0 from `pixels`
     (rounded up to an even number) on. 0 leaves the mask as it is."""
-    radius = math.ceil(pixels / 2)
+    radius = radius_of(pixels)
     if radius == 0:
         return mask
     side = 2 * radius + 1
-    grown = F.max_pool2d(mask, side, stride=1, padding=radius)
+    for kernel, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):
+        mask = F.max_pool2d(mask, kernel, stride=1, padding=padding)
     # A mean over windows centred on the grown border: the ramp is as wide as the window.
-    return F.avg_pool2d(grown, side, stride=1, padding=radius, count_include_pad=False)
-
-
-def composite(image: Tensor, edited: Tensor, mask: Tensor, pixels: float) -> Tensor:
-    """The edit inside the feathered mask, the untouched image outside, bit for bit."""
-    return image.lerp(edited, feathered(mask, pixels).to(image.dtype))
+    for kernel, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):
+        mask = F.avg_pool2d(mask, kernel, stride=1, padding=padding, count_include_pad=False)
+    return mask
 
 
 def exclusive(masks: Sequence[Tensor]) -> Tensor:
@@ -37,12 +40,19 @@ def exclusive(masks: Sequence[Tensor]) -> Tensor:
     return torch.cat(planes[::-1], dim=1)
 
 
-def resized(image: Tensor, short_side: int) -> Tensor:
-    """`image` [N, C, H, W] with its short side reduced to `short_side` pixels; never enlarged, 0
-    leaves it as it is."""
-    height, width = image.shape[2:]
-    scale = short_side / min(height, width)
+def working_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """(H, W) with the short side reduced to `short_side` pixels; never enlarged, 0 leaves it."""
+    scale = short_side / min(size)
     if not 0 < scale < 1:
-        return image
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return F.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
+        return size
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def averaging(size: int, length: int) -> Tensor:
+    """The matrix [size, length], float64, that reduces `length` pixels to `size`: triangles as
+    wide as two of the new pixels, each row of sum 1."""
+    scale = length / size
+    centre = (torch.arange(size, dtype=torch.float64) + 0.5) * scale  # [size]
+    pixel = torch.arange(length, dtype=torch.float64) + 0.5  # [length]
+    weight = (1 - (pixel - centre[:, None]).abs() / scale).clamp_min(0)
+    return weight / weight.sum(1, keepdim=True)

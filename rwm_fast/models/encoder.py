@@ -54,16 +54,26 @@ class Encoder(Network):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Content code [N, C, h, w] and style code [N, D] of image [N, 3, H, W]."""
-        features = self.features(image)
-        return self._content(features), self._style(features)
+        return self.heads(self.features(image))
 
     def content(self, image: Tensor) -> Tensor:
         """The content code [N, C, h, w] alone."""
         return self._content(self.features(image))
 
-    def style(self, image: Tensor) -> Tensor:
-        """The style code [N, D] alone."""
-        return self._style(self.features(image))
+    def style(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""The style code [N, D] alone; with a mask [N or 1, 1, H, W] in [0, 1], of a part.
+
+        Features f(p) of the style head are averaged with weights m(p): Σ m f / Σ m. m(p) is the
+        share of the mask in the window that the head's strides give p. A mask of ones gives the
+        code without a mask, bit for bit. Near the mask's border features have seen what lies
+        beyond it: convolutions reach further than their windows. ValueError for a mask that
+        selects nothing of some picture. (Ours.)
+        """
+        return self.style_of(self.features(image), mask)
+
+    def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Content and style code of what `features` returned."""
+        return self._content(features), self.style_of(features)
 
     def features(self, image: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, widths[-1], h, w]
         """What both heads read."""
@@ -79,12 +89,34 @@ class Encoder(Network):
         code = self.leave(self.content_head(features))
         return unit(code, 1) if self.config.normalize_codes else code
 
-    def _style(self, features: Tensor) -> Tensor:
-        # a picture too small for the halvings is continued by its border pixels
-        right = max(self.least_code - features.shape[3], 0)
-        below = max(self.least_code - features.shape[2], 0)
-        if right or below:
-            features = F.pad(features, [0, right, 0, below], mode="replicate")
-        pooled = self.style_head(features).mean((2, 3), dtype=self.parameter_dtype)  # [N, O]
-        code = self.style_linear(pooled)
+    def style_of(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`style` of what `features` returned."""
+        head = self.style_head(self._continued(features))
+        head = head.to(self.parameter_dtype)  # [N, O, h', w']
+        if mask is not None:
+            head = head * self._weights(features, mask)
+        code = self.style_linear(head.mean((2, 3)))
         return unit(code, 1) if self.config.normalize_codes else code
+
+    def _continued(self, x: Tensor) -> Tensor:
+        """A picture too small for the halvings, continued by its border pixels."""
+        right = max(self.least_code - x.shape[3], 0)
+        below = max(self.least_code - x.shape[2], 0)
+        return F.pad(x, [0, right, 0, below], mode="replicate") if right or below else x
+
+    def _weights(self, features: Tensor, mask: Tensor) -> Tensor:
+        """The mask [N or 1, 1, H, W] at the style head's resolution, of mean 1."""
+        stride = self.config.code_stride
+        n, _, h, w = features.shape
+        sizes = [(count, 1, h * stride, w * stride) for count in (1, n)]
+        rule = f"style mask must be {list(sizes[1])}"
+        require(tuple(mask.shape) in sizes, "Encoder", rule, mask)
+        weights = F.avg_pool2d(mask.to(features.device, self.parameter_dtype), stride)
+        weights = self._continued(weights)
+        side = 3 if self.config.style_blocks == "valid" else 2
+        for _ in self.config.style_channels:
+            weights = F.avg_pool2d(weights, side, stride=2)
+        mean = weights.mean((2, 3), keepdim=True)
+        rule = "style mask must select some of every style picture"
+        require(bool((mean > 0).all()), "Encoder", rule, "one that selects nothing")
+        return weights / mean

@@ -84,7 +84,7 @@ def test_too_small_for_the_style_head_is_continued_by_its_border(size):
     features = torch.randn(2, 10, *size, dtype=F64)
     h, w = (max(7 - side, 0) for side in size)
     continued = torch.nn.functional.pad(features, [0, w, 0, h], mode="replicate")
-    assert torch.equal(net._style(features), net._style(continued))
+    assert torch.equal(net.style_of(features), net.style_of(continued))
     assert net.style(picture(1, 4 * size[0], 4 * size[1])).isfinite().all()
 
 
@@ -116,3 +116,52 @@ def test_gradients_reach_every_parameter():
     for name, parameter in net.named_parameters():
         assert parameter.grad.abs().max() > 0, name
     assert style.requires_grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_style_of_a_mask_of_ones_is_that_of_the_whole(kind):
+    net = encoder(KINDS[kind])
+    for size in ((32, 32), (48, 80), (4, 4)):
+        image = picture(2, *size)
+        for n in (1, 2):
+            assert torch.equal(net.style(image, torch.ones(n, 1, *size)), net.style(image))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_style_of_a_part_is_the_weighted_mean_of_the_heads_features(kind):
+    net, image = encoder(KINDS[kind]), picture(2, 64, 64)
+    mask = torch.zeros(2, 1, 64, 64, dtype=F64)
+    mask[0, :, :, :20], mask[1, :, 30:, 24:] = 1, 0.5
+    head = net.style_head(net.features(image))
+    windows = torch.nn.functional.avg_pool2d(mask, net.config.code_stride)
+    side = 3 if net.config.style_blocks == "valid" else 2
+    for _ in net.config.style_channels:
+        windows = windows.unfold(2, side, 2).unfold(3, side, 2).mean((4, 5))
+    code = net.style_linear((windows * head).sum((2, 3)) / windows.sum((2, 3)))
+    if net.config.normalize_codes:
+        code = code / code.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(net.style(image, mask), code, rtol=1e-12, atol=1e-12)
+    assert (net.style(image, mask) - net.style(image)).abs().max() > 1e-3
+
+
+def test_style_is_blind_to_what_lies_far_beyond_the_mask():
+    net, image = encoder(PAPER), picture(1, 64, 64)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :20] = 1
+    other = image.clone()
+    other[..., 44:] = picture(1, 64, 20, seed=5)
+    torch.testing.assert_close(net.style(other, mask), net.style(image, mask), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(2, 1, 32, 32), "style mask must select some of every style picture"),
+        (torch.eye(2)[:, :1, None, None].expand(2, 1, 32, 32), "must select some of every"),
+        (torch.ones(3, 1, 32, 32), r"style mask must be \[2, 1, 32, 32\], got \[3, 1, 32, 32\]"),
+        (torch.ones(2, 1, 32, 28), r"style mask must be \[2, 1, 32, 32\]"),
+    ],
+)
+def test_style_masks_that_do_not_fit_are_refused(mask, message):
+    with pytest.raises(ValueError, match=message):
+        encoder(PAPER).style(picture(), mask)
