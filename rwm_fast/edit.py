@@ -86,8 +86,6 @@ def _one(arguments: Arguments) -> int:
     editor = RegionEditor.load(arguments.checkpoint, device=device, dtype=dtype)
     texts = metadata.texts(arguments, "edit", metadata.digest_of(arguments.checkpoint))
     edit = composed(image, looks, arguments.regions, masks, editor)
-    for remark in edit.remarks():
-        print(remark, file=sys.stderr)
     said = [f"{image.width} x {image.height}", f"repaints {share(edit.regions):.1%}"]
     if series_of:
         shared = arguments.regions.shared(styles)
@@ -98,6 +96,8 @@ def _one(arguments: Arguments) -> int:
         existed = out.exists() and os.path.samefile(out, arguments.content)
         said += ["in place of the picture that was edited"] * existed
         said += filter(None, [save_edit(edited, out, picture, texts)])
+    for remark in edit.remarks():
+        print(remark, file=sys.stderr)
     print(printable(f"{out}: {', '.join(said)}"))
     return 0
 
@@ -149,3 +149,7 @@ def _alone(arguments: Arguments, task: Task) -> Arguments:
     style = arguments.style if task.style is None else (Path(task.style.name),)
     content, out = Path(task.content.name), Path(task.target)
     return replace(arguments, content=content, style=style, out=out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -75,8 +75,10 @@ def is_many(path: Path) -> bool:
 
 
 def files_of(path: Path, limits: Limits) -> tuple[list[File], dict[str, str]]:
-    """The pictures that a path stands for, and why the other files there are none. UserError where
-    there is none."""
+    """The pictures that a path stands for, which may be one itself, and why the other files there
+    are none. UserError where there is none."""
+    if not is_many(path) and path.is_file():
+        return [File(Folder(path.parent), path.name)], {}
     place, (names, others) = find_pictures(path, limits)
     passed = {printable(f"{place}/{name}"): why for name, why in others.items()}
     return [File(place, name) for name in names], passed
@@ -145,8 +147,10 @@ class Log:
         return self.keys.get(target) == key and (self.folder / target).is_file()
 
     def add(self, **entry: str) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(entry) + "\n")
+        with open(self.path, "a+b") as file:
+            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                file.write(b"\n")  # after a line that a kill has cut off
+            file.write(json.dumps(entry).encode() + b"\n")
 
 
 def make_all(

@@ -121,7 +121,7 @@ def clicked_regions(
 ) -> list[Region]:
     """The regions around the clicks on a picture: of one style's clicks one region together."""
     found = [region_at(editor, image, x, y, regions.tolerance) for x, y in regions.places()]
-    planes = [torch.from_numpy(np.asarray(mask)).float()[None, None] / 255 for mask in found]
+    planes = [torch.from_numpy(np.array(mask)).float()[None, None] / 255 for mask in found]
     if styles == 1 and planes:
         planes = [torch.stack(planes).amax(0)]
     return [Region(plane) for plane in planes]

@@ -1,11 +1,14 @@
 """What the tests of the commands share: one small run, pictures, and how a refusal looks."""
 
 import pytest
+import torch
 from commands import TINY, run
 from PIL import Image
 
+from rwm_fast import train
 from rwm_fast.data import landscapes
 from rwm_fast.data.decode import save_image
+from rwm_fast.models import Encoder, Generator, save_weights
 
 
 @pytest.fixture
@@ -29,6 +32,17 @@ def trained(tmp_path_factory):
         patch.setattr("rwm_fast.training.run.REPORT_PAIRS", 6)
         patch.setattr("rwm_fast.training.run.SAMPLE_PAIRS", 4)
         assert run("train", *TINY, "--kimg", "0.04", "--out", out) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A run folder with weights that no training has seen."""
+    out, config = tmp_path_factory.mktemp("weights") / "tiny", train.parse(TINY).config
+    out.mkdir()
+    torch.manual_seed(0)
+    networks = Encoder(config.model), Generator(config.model)
+    save_weights(out / "weights.safetensors", *networks, config)
     return out
 
 

@@ -19,7 +19,7 @@ class Command:
 
 
 @pytest.fixture
-def here(trained, picture, tmp_path, monkeypatch):
+def here(model, picture, tmp_path, monkeypatch):
     """A folder with pictures, masks and what only looks like them."""
     monkeypatch.chdir(tmp_path)
     for name, size in (("a.png", CONTENT), ("b.png", (30, 30)), ("small.png", (5, 5))):
@@ -81,8 +81,8 @@ def here(trained, picture, tmp_path, monkeypatch):
         ({"--precision": "fp8"}, "expected auto, fp32 or bf16, got 'fp8'"),
     ],
 )
-def test_bad_input_ends_with_one_sentence(refused, trained, here, changes, sentence):
-    options = {"--checkpoint": trained, "--content": "a.png", "--style": "b.png"}
+def test_bad_input_ends_with_one_sentence(refused, model, here, changes, sentence):
+    options = {"--checkpoint": model, "--content": "a.png", "--style": "b.png"}
     options |= {"--out": "out.png"} | changes
     before = sorted(here.rglob("*"))
     said = refused("edit", *(word for k, v in options.items() for word in (k, *str(v).split(" "))))

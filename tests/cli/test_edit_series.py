@@ -1,7 +1,9 @@
 """`edit` of many: strips, grids, animations; folders of pictures in folders of styles."""
 
+import contextlib
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,9 @@ from rwm_fast.data.files import Folder
 
 
 @pytest.fixture
-def base(trained, scene, tmp_path):
+def base(model, scene, tmp_path):
     """The start of a command, with one content and one style picture."""
-    return ("--checkpoint", trained, "--content", scene("a.png", 1), "--style", scene("b.png", 2))
+    return ("--checkpoint", model, "--content", scene("a.png", 1), "--style", scene("b.png", 2))
 
 
 def tiles(path, columns, rows=1):
@@ -106,7 +108,8 @@ def test_an_mp4_needs_a_writer_and_even_sides(base, refused, tmp_path, monkeypat
     assert run("edit", *base, "--frames", 3, "--out", out) == 0
     frames, seconds = video.count_frames_and_secs(str(out))
     assert frames == 4 and seconds == pytest.approx(4 / 12, abs=0.01)
-    assert next(video.read_frames(str(out)))["size"] == (64, 62)
+    with contextlib.closing(video.read_frames(str(out))) as reader:
+        assert next(reader)["size"] == (64, 62)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def test_names_do_not_collide_and_lead_nowhere_else():
     ]
     assert stems(["../../x.png", "/etc/y.png", "c:z|.png"]) == ["x", "etc/y", "c_z_"]
     assert all(len(name) < 130 for name in stems(["n" * 300 + ".jpg", "n" * 301 + ".jpg"]))
-    place = Folder(__import__("pathlib").Path("."))
+    place = Folder(Path("."))
     files = lambda *names: [File(place, name) for name in names]
     tasks = tasks_of(files("a--b.png", "a.png"), files("c.png", "b--c.png"), "jpg")
     assert len({task.target for task in tasks}) == 4
@@ -166,9 +169,9 @@ def folders(scene, tmp_path):
     return tmp_path
 
 
-def test_every_picture_in_every_style_and_only_what_is_not_there(trained, folders, capsys):
+def test_every_picture_in_every_style_and_only_what_is_not_there(model, folders, scene, capsys):
     out = folders / "out"
-    arguments = ("--checkpoint", trained, "--content", folders / "in", "--style", folders / "looks")
+    arguments = ("--checkpoint", model, "--content", folders / "in", "--style", folders / "looks")
     arguments += ("--out", out)
     assert run("edit", *arguments) == 0
     said = capsys.readouterr()
@@ -185,7 +188,7 @@ def test_every_picture_in_every_style_and_only_what_is_not_there(trained, folder
 
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
     (out / "a--y.png").unlink()
-    (folders / "in/sub/a.png").write_bytes((folders / "looks/y.png").read_bytes())
+    scene("in/sub/a.png", 9)
     with open(out / LOG, "a") as log:
         log.write('{"file": "a--x.png", "ke')  # a run that was killed
     assert run("edit", *arguments) == 0
@@ -196,7 +199,7 @@ def test_every_picture_in_every_style_and_only_what_is_not_there(trained, folder
     assert "4 made, 0 there already" in capsys.readouterr().out
 
 
-def test_masks_of_the_pictures_names_and_files_that_are_not_ours(trained, folders, picture, capsys):
+def test_masks_of_the_pictures_names_and_files_that_are_not_ours(model, folders, picture, capsys):
     out, masks = folders / "out", folders / "masks"
     masks.mkdir()
     picture("masks/a.png", (32, 32), "L", 255)
@@ -204,7 +207,7 @@ def test_masks_of_the_pictures_names_and_files_that_are_not_ours(trained, folder
     (out / "a.jpg").write_text("mine")
     arguments = (
         "--checkpoint",
-        trained,
+        model,
         "--content",
         folders / "in",
         "--style",
@@ -224,10 +227,10 @@ def test_masks_of_the_pictures_names_and_files_that_are_not_ours(trained, folder
     )
 
 
-def test_one_picture_in_the_styles_of_a_folder(trained, folders, scene):
+def test_one_picture_in_the_styles_of_a_folder(model, folders, scene):
     arguments = (
         "--checkpoint",
-        trained,
+        model,
         "--content",
         scene("one.png", 5),
         "--out",
