@@ -95,6 +95,7 @@ def test_a_gif_goes_there_and_back(base, tmp_path):
     assert np.abs(frames[2] - plain).mean() < 8  # 256 colours
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its pipes
 def test_an_mp4_needs_a_writer_and_even_sides(base, refused, tmp_path, monkeypatch):
     out = tmp_path / "o.mp4"
     find = importlib.util.find_spec
