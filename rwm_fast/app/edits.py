@@ -115,7 +115,8 @@ def series(
     own style. Where every style has a region of its own, its weight is its strength. The picture is
     encoded once."""
     options = painting.options()
-    styles, parts = list(edit.looks.styles), list(edit.looks.parts)
+    styles: list[Any] = list(edit.looks.styles)
+    parts: list[Tensor | None] = list(edit.looks.parts)
 
     def make() -> list[Image.Image]:
         codes = editor.encode(edit.image, **painting.working())

@@ -33,6 +33,7 @@ _MOST = 0.75  # of the picture: what is larger is its ground, and no region
 
 Features = NDArray[np.float32]  # [H, W, F]
 Labels = NDArray[np.int64]  # [H, W]
+Numbers = NDArray[Any]  # counts or sums, integer or floating-point
 
 
 @torch.no_grad()
@@ -165,18 +166,18 @@ def _basins(steps: list[NDArray[np.float32]]) -> Labels:
 class _Borders:
     """R regions and E pairs of them that touch."""
 
-    size: NDArray[np.float64]  # [R], pixels
-    sums: NDArray[np.float64]  # [R, F], of the features
+    size: Numbers  # [R], pixels
+    sums: Numbers  # [R, F], of the features
     pairs: Labels  # [2, E], the smaller number first
-    length: NDArray[np.float64]  # [E], of the border,
-    total: NDArray[np.float64]  # [E], and the sum of steps along it
+    length: Numbers  # [E], of the border,
+    total: Numbers  # [E], and the sum of steps along it
 
-    def costs(self) -> NDArray[np.float64]:
+    def costs(self) -> Numbers:
         """[E], as `_Graph.cost`"""
         means, (i, j) = self.sums / self.size[:, None], self.pairs
         distance = self.total / self.length + _MEANS * np.linalg.norm(means[i] - means[j], axis=1)
         smaller = np.minimum(self.size[i], self.size[j]) / self.size.sum()
-        cost: NDArray[np.float64] = distance * smaller**_SMALL
+        cost: Numbers = distance * smaller**_SMALL
         return cost
 
     def joined(self, number: Labels) -> _Borders:
@@ -188,11 +189,11 @@ class _Borders:
 
 
 def _touching(
-    size: NDArray[np.float64],
-    sums: NDArray[np.float64],
+    size: Numbers,
+    sums: Numbers,
     pairs: Labels,
-    length: NDArray[np.float64],
-    total: NDArray[np.float64],
+    length: Numbers,
+    total: Numbers,
 ) -> _Borders:
     """Borders of which several may be between the same two regions, or inside one."""
     low, high = pairs.min(0), pairs.max(0)
@@ -265,7 +266,7 @@ class _Graph:
 
     def cost(self, i: int, j: int) -> float:
         smaller = min(self.size[i], self.size[j]) / self.pixels
-        return self.distance(i, j) * smaller**_SMALL
+        return self.distance(i, j) * math.pow(smaller, _SMALL)
 
     def mergers(self) -> Iterator[tuple[float, int, int]]:
         """(cost, larger, smaller) of the next merger, until one region is left; whoever takes it

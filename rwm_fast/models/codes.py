@@ -52,12 +52,15 @@ class Codes:
         way = axes.vectors[index] * (amount * axes.spread[index])
         way = way.to(code).reshape(1, -1, *(1,) * (code.ndim - 2))
         require(way.shape[1] == code.shape[1], "moved", "axes of another model", way)
-        return replace(self, **{axes.of: code + way})
+        if axes.of == "style":
+            return replace(self, style=code + way)
+        return replace(self, content=code + way)
 
     def to(self, device: torch.device | str) -> Codes:
         """The same with codes, `seen` and `detail` on a device; the picture stays where it is."""
-        moved = {name: _to(getattr(self, name), device) for name in ("seen", "detail")}
-        return replace(self, content=self.content.to(device), style=self.style.to(device), **moved)
+        content, style = self.content.to(device), self.style.to(device)
+        seen, detail = _to(self.seen, device), _to(self.detail, device)
+        return replace(self, content=content, style=style, seen=seen, detail=detail)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one safetensors file, whole or not at all; UserError where it cannot."""
@@ -70,7 +73,7 @@ class Codes:
         tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
         words = {"format": _FORMAT, "codes": json.dumps(header)}
         words["digest"] = digest(tensors, words)
-        write_file(path, lambda p: p.write_bytes(save(tensors, metadata=words)))
+        write_file(Path(path), lambda p: p.write_bytes(save(tensors, metadata=words)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Codes:

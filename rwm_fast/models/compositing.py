@@ -19,15 +19,35 @@ def feathered(mask: Tensor, pixels: float) -> Tensor:
     """`mask` [N, 1, H, W] in [0, 1] with a ramp outside its border: 1 inside, 0 from `pixels`
     (rounded up to an even number) on. 0 leaves the mask as it is."""
     radius = radius_of(pixels)
-    if radius == 0:
-        return mask
-    side = 2 * radius + 1
-    for kernel, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):
-        mask = F.max_pool2d(mask, kernel, stride=1, padding=padding)
+    for dim in (2, 3) if radius else ():
+        mask = _grown(mask, radius, dim)
     # A mean over windows centred on the grown border: the ramp is as wide as the window.
-    for kernel, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):
-        mask = F.avg_pool2d(mask, kernel, stride=1, padding=padding, count_include_pad=False)
+    for dim in (2, 3) if radius else ():
+        mask = _mean(mask, radius, dim)
     return mask
+
+
+def _grown(x: Tensor, radius: int, dim: int) -> Tensor:
+    """The largest of x ≥ 0 in windows of 2·radius + 1 along an axis, in a logarithm of passes."""
+    borders = [radius, radius] if dim == 3 else [0, 0, radius, radius]
+    x, span, side = F.pad(x, borders), 1, 2 * radius + 1
+    while span < side:
+        step = min(span, side - span)
+        left = x.shape[dim] - step
+        x, span = torch.maximum(x.narrow(dim, 0, left), x.narrow(dim, step, left)), span + step
+    return x
+
+
+def _mean(x: Tensor, radius: int, dim: int) -> Tensor:
+    """The mean of x in windows of 2·radius + 1 along an axis, cut at the border; 0 and 1 are exact
+    where the window holds nothing else, for sums are taken in float64."""
+    length = x.shape[dim]
+    at = torch.arange(length, device=x.device)
+    first, last = (at - radius).clamp_min(0), (at + radius + 1).clamp_max(length)
+    sums = F.pad(x.double().cumsum(dim), [1, 0] if dim == 3 else [0, 0, 1, 0])
+    total = sums.index_select(dim, last) - sums.index_select(dim, first)
+    count = (last - first).to(total)
+    return total.div_(count if dim == 3 else count[:, None]).to(x.dtype)
 
 
 def exclusive(masks: Sequence[Tensor]) -> Tensor:

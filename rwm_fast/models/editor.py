@@ -136,8 +136,7 @@ class RegionEditor(Painter):
 
         ValueError when the arguments do not fit each other.
         """
-        several = isinstance(styles, (list, tuple))
-        given: list[Style] = list(styles) if several else [styles]  # type: ignore[arg-type, list-item]
+        given: list[Any] = list(styles) if isinstance(styles, (list, tuple)) else [styles]
         count = _count(masks)
         rule = "give one style without a mask, or as many masks as styles"
         got = f"{len(given)} styles and {count} masks"
@@ -230,8 +229,9 @@ class RegionEditor(Painter):
         require(count >= 1, "pca", "count must be at least 1", count)
         content, style = Moments(), Moments()
         for each in pictures:
-            codes = each
-            if not isinstance(codes, Codes):
+            if isinstance(each, Codes):
+                codes = each
+            else:
                 codes = self.encode(each, work_size=work_size, picture=False)
             content.add(codes.content.movedim(1, -1).flatten(0, -2))
             style.add(codes.style)
@@ -249,7 +249,7 @@ class RegionEditor(Painter):
         self,
         codes: Codes,
         styles: list[Style],
-        masks: AnyPicture | Sequence[AnyPicture | None],
+        masks: Any,
         strength: float | Sequence[float],
         short: int,
         tile: int,
@@ -281,11 +281,11 @@ class RegionEditor(Painter):
         return self.style_of(picture_of(code, "edit: style"), mask, short, tile)
 
 
-def _count(masks: AnyPicture | Sequence[AnyPicture]) -> int:
+def _count(masks: Any) -> int:
     """How many regions masks are: of one array or tensor with four axes as many as planes."""
     if isinstance(masks, (list, tuple)):
         return len(masks)
-    shape = getattr(masks, "shape", ())
+    shape = list(getattr(masks, "shape", ()))
     return int(shape[1]) if len(shape) == 4 else 1
 
 
@@ -299,13 +299,13 @@ def _finished(
     """An edit as a picture of the content's kind, made in bands: `rows_of` gives the edited rows
     for those of picture and planes, and the first row's number."""
     result, height = picture.empty(), picture.size[0]
-    for top, bottom in bands(picture.size):
+    beyond = 2 * radius_of(feather or 0)
+    for top, bottom in bands(picture.size, least=1 + beyond):
         own = picture.rows(top, bottom, painter.dtype, painter.device)
         rows = rows_of(own, None if planes is None else planes.rows(top, bottom), top)
         if planes is None or feather is None:
             result.put(top, rows)
             continue
-        beyond = 2 * radius_of(feather)
         first, last = max(0, top - beyond), min(height, bottom + beyond)
         mask = planes.rows(first, last).sum(1, keepdim=True).clamp(0, 1)
         weight = feathered(mask, feather)[:, :, top - first : bottom - first]

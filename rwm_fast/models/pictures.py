@@ -3,7 +3,7 @@ that no large picture is ever held as floats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -83,7 +83,7 @@ class Picture:
         return Image.fromarray(pixels[0])
 
 
-def picture_of(given: AnyPicture | Picture, name: str) -> Picture:
+def picture_of(given: Any, name: str) -> Picture:
     """What was given as a `Picture`; ValueError where it is none, with `name`: "edit: content"."""
     if isinstance(given, Picture):
         return given
@@ -96,10 +96,10 @@ def picture_of(given: AnyPicture | Picture, name: str) -> Picture:
         values, kind, batched = _tensor(given.convert("RGB")), "PIL", False
         values = values.permute(2, 0, 1)
     else:
-        shape = getattr(given, "shape", ())
+        shape = list(getattr(given, "shape", ()))
         fits = len(shape) in (3, 4) and shape[-1] == 3
         rule = "must be a PIL image, a tensor, or an array [H, W, 3] or [N, H, W, 3]"
-        _require(fits, name, rule, list(shape) or type(given).__name__)
+        _require(fits, name, rule, shape or type(given).__name__)
         values, kind, batched = _tensor(given).movedim(-1, -3), "array", len(shape) == 4
     numeric = values.dtype == torch.uint8 or values.is_floating_point()
     _require(numeric, name, "must be uint8 or floating-point", values.dtype)
@@ -142,7 +142,7 @@ class Planes:
 
 
 def planes_of(
-    given: AnyPicture | Sequence[AnyPicture],
+    given: Any,
     batch: int,
     size: tuple[int, int],
     name: str,
@@ -179,7 +179,7 @@ def _check_range(planes: Planes, mask: Tensor, k: int, name: str) -> None:
     _require(finite and low >= -k / 255 and high <= 1 + k / 255, name, rule, f"{low:g} to {high:g}")
 
 
-def _mask(given: AnyPicture, name: str) -> Tensor:
+def _mask(given: Any, name: str) -> Tensor:
     """One mask [N, K, H, W] as it was given: bool, uint8 from 0 to 255, or float."""
     if _is_image(given):
         _require(given.mode in ("L", "1"), name, "as a PIL image must be L or 1", given.mode)
@@ -194,10 +194,10 @@ def _mask(given: AnyPicture, name: str) -> Tensor:
     return mask
 
 
-def bands(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """(top, bottom) of bands of rows that make up a picture of size (H, W)."""
+def bands(size: tuple[int, int], least: int = 1) -> Iterator[tuple[int, int]]:
+    """(top, bottom) of bands of `least` rows or more that make up a picture of size (H, W)."""
     height, width = size
-    step = max(1, _BAND // max(1, width))
+    step = max(least, _BAND // width)
     for top in range(0, height, step):
         yield top, min(top + step, height)
 

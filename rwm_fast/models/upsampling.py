@@ -35,10 +35,9 @@ class Enlarged:
         """Rows [N, 3, rows, W] at full size, in [−1, 1], of the same rows of picture and planes."""
         guide = _joined(picture, planes)
         n, outputs, terms, _, w = self.coefficients.shape
-        shape = (n, outputs * terms, guide.shape[2])
-        mixed = self._between(top, guide.shape[2]).reshape(*shape, w)
-        mixed = F.interpolate(mixed, (*shape[2:], self.size[1]), mode="bilinear")
-        mixed = mixed.view(n, outputs, terms, *mixed.shape[2:])
+        rows, width = guide.shape[2], self.size[1]
+        lines = self._between(top, rows).reshape(1, -1, w)
+        mixed = F.interpolate(lines, width, mode="linear").view(n, outputs, terms, rows, width)
         y = mixed[:, :, -1]
         for g in range(terms - 1):
             y = torch.addcmul(y, mixed[:, :, g], guide[:, None, g])
