@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import rwm_fast
+from rwm_fast._build import build_info
 from rwm_fast.models.weights import locate
 
 KEY = "rwm_fast"  # of the text in a PNG file
@@ -21,10 +21,10 @@ Texts = tuple[tuple[str, str], ...]
 def texts(arguments: Any, command: str, weights: str) -> Texts:
     """The texts of a PNG file: the program with its version, and as JSON the command line, the
     version and the weights' digest. Of paths only the last part is named."""
-    program = f"rwm_fast {rwm_fast.__version__}"
+    version = build_info()["version"]
     words = [f"python -m rwm_fast.{command}", *_options(arguments)]
-    account = {"command": " ".join(words), "version": rwm_fast.__version__, "weights": weights}
-    return (("Software", program), (KEY, json.dumps(account)))
+    account = {"command": " ".join(words), "version": version, "weights": weights}
+    return (("Software", f"rwm_fast {version}"), (KEY, json.dumps(account)))
 
 
 def digest_of(*paths: str | os.PathLike[str]) -> str:
@@ -51,4 +51,5 @@ def _options(arguments: Any) -> Iterator[str]:
             yield name
             continue
         for one in value if isinstance(value, tuple) else (value,):
-            yield f"{name} {shlex.quote(Path(one).name if isinstance(one, Path) else str(one))}"
+            named = isinstance(one, Path) or field.name == "checkpoint"
+            yield f"{name} {shlex.quote(Path(one).name if named else str(one))}"
