@@ -19,6 +19,7 @@ FOREIGN = {
     "--section.field": "any setting",
     "scores.json": "what a command leaves in its folder",
     "scores.png": "the same",
+    "edits.jsonl": "the same",
     "results.md": "what a measurement leaves in its folder",
     "table.md": "a file that the reader names",
     "scale_forward": "the example of a header",

@@ -11,6 +11,7 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -60,20 +61,30 @@ class Picture:
     pixels: Pixels
     extras: Extras
 
+    def shown(self) -> Image.Image:
+        """RGB, sRGB, clear parts on white."""
+        return self.pixels.on(255)
+
     def tensor(self) -> Tensor:
         """float32 [1, 3, H, W] in [-1, 1], sRGB, clear parts on white."""
-        values = torch.from_numpy(np.array(self.pixels.on(255))).permute(2, 0, 1)[None]
+        values = torch.from_numpy(np.array(self.shown())).permute(2, 0, 1)[None]
         return values.contiguous().float().div_(127.5).sub_(1)
 
 
 def load_picture(path: str | Path, limits: Limits = LIMITS) -> Picture:
     """A picture file with all that `save_image` can keep. UserError as `load_image`."""
+    return _read(path, limits, _picture)
 
-    def read(image: Image.Image) -> Picture:
-        meaning = pixels(image)
-        return Picture(meaning, extras_of(image, meaning.own.size))
 
-    return _read(path, limits, read)
+def picture_in(file: BinaryIO, limits: Limits = LIMITS) -> Picture:
+    """The same of an open file. BadImageError if it is damaged or larger than `limits` admit."""
+    with opened(file, limits) as image:
+        return _picture(image)
+
+
+def _picture(image: Image.Image) -> Picture:
+    meaning = pixels(image)
+    return Picture(meaning, extras_of(image, meaning.own.size))
 
 
 def load_image(path: str | Path, limits: Limits = LIMITS) -> Tensor:
@@ -91,11 +102,12 @@ def load_mask(
 
     White on black, also as 0 and 1; one colour on black or white; strokes on a clear layer, or a
     photo with erased parts. `label` picks one level, palette index or colour (rrggbb) of several.
-    `size` = (H, W) that it must have. A mask that selects nothing raises a warning. UserError when
-    it does not exist, cannot be read, has another size, or several meanings.
+    `size` = (H, W) of the picture: a mask of another size and the same aspect is resized. A mask
+    that selects nothing raises a warning. UserError when it does not exist, cannot be read, has
+    another aspect, or several meanings.
     """
     mask = read_mask(path, size, label, limits)
-    if mask.plane.max(initial=0) < 1 / 255:
+    if mask.empty:
         warnings.warn(f"mask {path} {mask.remark()}", stacklevel=2)
     return torch.from_numpy(mask.plane)[None, None]
 
@@ -107,19 +119,35 @@ def read_mask(
 
     def read(image: Image.Image) -> Mask | str:
         width, height = upright_size(image)
-        if size is not None and (height, width) != tuple(size):
+        if size is not None and not _same_aspect((height, width), size):
             return (
-                f"must have the size of the picture, {size[1]} x {size[0]}, got {width} x {height}"
+                f"must have the size of the picture, {size[1]} x {size[0]}, or its aspect, got "
+                f"{width} x {height}"
             )
         try:
-            return mask_of(image, label)
+            mask = mask_of(image, label)
         except AmbiguousMaskError as error:
             return str(error)
+        return mask if size in (None, (height, width)) else _resized(mask, size)
 
     mask = _read(path, limits, read)
     if isinstance(mask, str):
         raise UserError(f"mask {path} {mask}")
     return mask
+
+
+def _same_aspect(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
+    """Whether one size is the other scaled and rounded to whole pixels."""
+    # w = sW + e and h = sH + f with |e|, |f| <= 1/2, so |hW - wH| <= (W + H) / 2
+    apart = 2 * abs(size[0] * wanted[1] - size[1] * wanted[0])
+    return apart <= max(sum(size), sum(wanted))
+
+
+def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
+    plane = torch.from_numpy(mask.plane)[None, None]
+    fitted = F.interpolate(plane, size, mode="bilinear", antialias=True, align_corners=False)
+    note = f"was resized from {plane.shape[3]} x {plane.shape[2]}"
+    return Mask(fitted[0, 0].numpy(), f"{mask.note}; it {note}" if mask.note else note)
 
 
 def _read(path: str | Path, limits: Limits, read: Callable[[Image.Image], T]) -> T:

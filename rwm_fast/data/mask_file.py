@@ -34,9 +34,14 @@ class Mask:
         """The part of the picture that it repaints."""
         return float(self.plane.mean()) if self.plane.size else 0.0
 
+    @property
+    def empty(self) -> bool:
+        """Whether it selects nothing."""
+        return float(self.plane.max(initial=0)) < 1.5 / 255
+
     def remark(self) -> str:
         """A sentence about a mask that cannot be meant, or is read in a way to be known; or ""."""
-        if self.plane.max(initial=0) < 1.5 / 255:
+        if self.empty:
             return "selects nothing, so nothing is repainted"
         if self.plane.min(initial=1) > 0.99:
             return "selects everything"

@@ -56,6 +56,7 @@ class Extras:
     exif: bytes = b""
     xmp: bytes = b""
     dpi: tuple[float, float] | None = None
+    texts: tuple[tuple[str, str], ...] = ()  # key and text, written to PNG alone
 
 
 def extras_of(image: Image.Image, size: tuple[int, int]) -> Extras:
@@ -142,17 +143,24 @@ def write_picture(
         options["dpi"] = extras.dpi
     if kind.tags:
         options |= {"exif": extras.exif} if extras.exif else {}
-        options |= _xmp(kind.name, extras.xmp) if extras.xmp else {}
+        options |= _texts(kind.name, extras)
     write_file(path, lambda temporary: image.save(temporary, kind.name, **options))
     return note
 
 
-def _xmp(name: str, xmp: bytes) -> dict[str, Any]:
-    if name == "PNG":
+def _texts(kind: str, extras: Extras) -> dict[str, Any]:
+    """XMP as each format takes it; of a PNG file also the texts, as UTF-8."""
+    xmp = extras.xmp
+    if kind == "PNG":
         info = PngImagePlugin.PngInfo()
-        info.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+        if xmp:
+            info.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+        for key, text in extras.texts:
+            info.add_itxt(key, text)
         return {"pnginfo": info}
-    return {"tiffinfo": {_XMP_TAG: xmp}} if name == "TIFF" else {"xmp": xmp}
+    if not xmp:
+        return {}
+    return {"tiffinfo": {_XMP_TAG: xmp}} if kind == "TIFF" else {"xmp": xmp}
 
 
 def _as_before(

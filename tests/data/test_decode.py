@@ -130,7 +130,7 @@ def test_refusals_name_the_file(tmp_path, odd_files):
         load_image(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match="bad-text.jpg cannot be read as a picture: no image"):
         load_image(odd_files / "bad-text.jpg")
-    with pytest.raises(UserError, match="must have the size of the picture, 10 x 20, got 60 x 48"):
+    with pytest.raises(UserError, match="picture, 10 x 20, or its aspect, got 60 x 48"):
         load_mask(odd_files / "grey.png", (20, 10))
     with pytest.raises(UserError, match="cannot be written"):
         save_image(torch.zeros(3, 4, 4), tmp_path / "no folder" / "a.png")

@@ -185,3 +185,16 @@ def test_masks_are_turned_like_pictures(tmp_path):
     Image.fromarray(REGION * 255).save(tmp_path / "m.png", exif=exif)
     turned = np.rot90(REGION, -1)
     assert np.array_equal(read_mask(tmp_path / "m.png", turned.shape).plane, turned)
+
+
+def test_a_mask_of_the_pictures_aspect_is_resized(tmp_path):
+    mask = Image.new("L", (40, 28))
+    mask.paste(255, (0, 0, 20, 28))
+    mask.save(tmp_path / "m.png")
+    fitted = read_mask(tmp_path / "m.png", (14, 20))
+    assert fitted.plane.shape == (14, 20) and fitted.remark() == "was resized from 40 x 28"
+    assert fitted.plane[:, :9].min() == 1 and fitted.plane[:, 11:].max() == 0
+    assert read_mask(tmp_path / "m.png", (1401, 2001)).plane.shape == (1401, 2001)  # by rounding
+    for size in ((20, 14), (14, 22), (1401, 2200)):
+        with pytest.raises(UserError, match="or its aspect, got 40 x 28"):
+            read_mask(tmp_path / "m.png", size)

@@ -1,0 +1,68 @@
+"""`evaluate` as people type it."""
+
+import json
+from dataclasses import replace
+
+from commands import run
+
+from rwm_fast.models import Encoder, Generator, load_weights, read_config, save_weights
+
+
+def test_scores_are_printed_and_written(trained, tmp_path, capsys):
+    assert run("evaluate", "--checkpoint", trained, "--pairs", 4, "--out", tmp_path) == 0
+    text = capsys.readouterr().out
+    assert "closer than doing nothing" in text
+    assert "not judged: 0.0 thousand pictures seen, the pass mark is for 23.9 and more" in text
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["pairs"] == 4 and "passed" not in scores
+    assert (tmp_path / "scores.png").stat().st_size > 0
+    assert (
+        run("evaluate", "--checkpoint", trained, "--pairs", 4, "--out", tmp_path, "--strict") == 1
+    )
+    assert "FAIL  swap_closer" in capsys.readouterr().out
+    assert json.loads((tmp_path / "scores.json").read_text())["passed"] is False
+
+
+def test_photos_are_scored_too(trained, picture, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for k in range(2):
+        picture(f"pictures/{k}.png", color=(90 * k, 50, 50))
+    assert run("evaluate", "--checkpoint", trained, "--data", pictures, "--out", tmp_path) == 0
+    assert "reconstruction L1" in capsys.readouterr().out
+
+
+def test_given_pictures_are_all_scored_and_counted(trained, picture, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for k in range(30):
+        picture(f"pictures/{k}.png", color=(8 * k, 50, 50))
+    (pictures / "x.dng").write_bytes(b"II*\0")
+    arguments = ("--checkpoint", trained, "--data", pictures, "--out", tmp_path)
+    assert run("evaluate", *arguments) == 0
+    said = capsys.readouterr().out
+    assert "scored: 30 of 30 pictures, in 256 pairs" in said and "passed over 1 (1 .dng)" in said
+    assert json.loads((tmp_path / "scores.json").read_text())["pairs"] == 256
+    assert run("evaluate", *arguments, "--pairs", 8) == 0
+    assert "scored: 8 of 30 pictures, in 8 pairs" in capsys.readouterr().out
+
+
+def test_a_weights_file_does_not_choose_the_folders_that_are_opened(
+    refused, trained, picture, tmp_path
+):
+    encoder, generator = (kind(read_config(trained).model) for kind in (Encoder, Generator))
+    config = read_config(trained)
+    named = replace(config, data=replace(config.data, sources=(str(tmp_path),)))
+    load_weights(trained, encoder, generator)
+    save_weights(tmp_path / "w.safetensors", encoder, generator, named)
+    assert "expected the pictures to score" in refused(
+        "evaluate", "--checkpoint", tmp_path / "w.safetensors"
+    )
+
+
+def test_bad_evaluations(refused, tmp_path, trained):
+    assert "no weights at" in refused("evaluate", "--checkpoint", tmp_path / "absent")
+    assert "at least 2, got 0" in refused("evaluate", "--checkpoint", trained, "--pairs", 0)
+    assert "does not exist" in refused(
+        "evaluate", "--checkpoint", trained, "--data", tmp_path / "absent"
+    )
