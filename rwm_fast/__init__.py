@@ -16,6 +16,7 @@ _HOMES = {
     "crop_patches": "rwm_fast.ops.crop_patches",
     "sample_boxes": "rwm_fast.ops.crop_patches",
     "conv2d_bias_act": "rwm_fast.ops.conv2d_bias_act",
+    "conv2d_resample": "rwm_fast.ops.conv2d_resample",
     "bias_act": "rwm_fast.ops.bias_act",
     "upfirdn2d": "rwm_fast.ops.upfirdn2d",
     "use_backend": "rwm_fast.ops._dispatch",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from rwm_fast.ops._dispatch import use_backend as use_backend
     from rwm_fast.ops.bias_act import bias_act as bias_act
     from rwm_fast.ops.conv2d_bias_act import conv2d_bias_act as conv2d_bias_act
+    from rwm_fast.ops.conv2d_resample import conv2d_resample as conv2d_resample
     from rwm_fast.ops.crop_patches import crop_patches as crop_patches
     from rwm_fast.ops.crop_patches import sample_boxes as sample_boxes
     from rwm_fast.ops.masked_l1 import masked_l1 as masked_l1
