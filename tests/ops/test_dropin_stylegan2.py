@@ -289,4 +289,4 @@ def test_bias_act():
     x = torch.randn(2, 3, 4, 5, dtype=DTYPE, generator=generator)
     b = torch.randn(3, dtype=DTYPE, generator=generator)
     expected = (F.leaky_relu(x + b.reshape(1, 3, 1, 1), 0.2) * 2**0.5).clamp(-1, 1)
-    torch.testing.assert_close(bias_act(x, b, clamp=1.0), expected)
+    torch.testing.assert_close(bias_act(x, b, activation="lrelu", clamp=1.0), expected)
