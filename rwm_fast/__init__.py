@@ -21,6 +21,7 @@ _HOMES = {
     "upfirdn2d": "rwm_fast.ops.upfirdn2d",
     "use_backend": "rwm_fast.ops._dispatch",
     "explain": "rwm_fast.ops._dispatch",
+    "absent_gradients": "rwm_fast.ops._absent",
     "Encoder": "rwm_fast.models.encoder",
     "Generator": "rwm_fast.models.generator",
     "ImageDiscriminator": "rwm_fast.models.discriminators",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from rwm_fast.models.editor import RegionEditor as RegionEditor
     from rwm_fast.models.encoder import Encoder as Encoder
     from rwm_fast.models.generator import Generator as Generator
+    from rwm_fast.ops._absent import absent_gradients as absent_gradients
     from rwm_fast.ops._dispatch import explain as explain
     from rwm_fast.ops._dispatch import use_backend as use_backend
     from rwm_fast.ops.bias_act import bias_act as bias_act

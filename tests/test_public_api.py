@@ -16,7 +16,7 @@ NAMES = {
     "modulated_conv2d", "masked_l1", "crop_patches", "sample_boxes", "bias_act", "upfirdn2d",
     "conv2d_bias_act", "conv2d_resample", "use_backend", "explain", "Encoder", "Generator",
     "ImageDiscriminator", "PatchDiscriminator", "RegionEditor", "Config", "build_info",
-    "__version__",
+    "absent_gradients", "__version__",
 }  # fmt: skip
 
 # The signatures are the contract with callers: names, order, defaults, what is keyword-only.
@@ -44,6 +44,7 @@ SIGNATURES = {
     ),
     "upfirdn2d": "(x, filter, *, up=1, down=1, padding=0, flip_filter=False, gain=1.0)",
     "use_backend": "(name)",
+    "absent_gradients": "(kind)",
     "explain": "(op, *args, **kwargs)",
 }
 
