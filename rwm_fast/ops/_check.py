@@ -71,16 +71,17 @@ def like(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> N
 
 def mixed(*tensors: Any, widest: bool = False) -> tuple[Any, ...]:
     """Under torch.autocast, which makes mixtures: the tensors in the first one's dtype, or in the
-    widest; float32 may stay beside half precision. Elsewhere as they are."""
+    widest; beside a half-precision first one in float32, which all that bfloat16 holds fits.
+    Elsewhere as they are."""
     if not any_autocast():
         return tensors
     found = [t.dtype for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
     dtype = functools.reduce(torch.promote_types, found) if widest and found else None
     dtype = dtype or (found[0] if found else None)
-    half = not widest and dtype in (torch.float16, torch.bfloat16)
-    kept = (dtype, torch.bool, torch.float32) if half else (dtype, torch.bool)
+    kept = (dtype, torch.bool)
+    other = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     return tuple(
-        t.to(dtype) if isinstance(t, Tensor) and t.dtype not in kept else t for t in tensors
+        t.to(other) if isinstance(t, Tensor) and t.dtype not in kept else t for t in tensors
     )
 
 
@@ -92,6 +93,7 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 # ---- arguments that several operators take
 
 ACTIVATIONS = ("linear", "lrelu")
+SQRT2 = math.sqrt(2)  # keeps the mean square of what a leaky ReLU lets through
 
 
 def bias(op: str, bias: Tensor | None, x: Tensor, channels: int) -> None:
@@ -105,8 +107,13 @@ def bias(op: str, bias: Tensor | None, x: Tensor, channels: int) -> None:
     like(op, "bias", bias, "x", x)
 
 
-def activation(op: str, activation: str, slope: float, gain: float, clamp: float | None) -> None:
-    """Raise unless the sign and the size of the result tell the derivative."""
+def activation(
+    op: str, activation: str, slope: float, gain: float | None, clamp: float | None
+) -> float:
+    """The gain, if None the activation's own; raise unless the sign and the size of the result tell
+    the derivative."""
+    if gain is None:
+        gain = SQRT2 if activation == "lrelu" else 1.0
     # the conditions also refuse NaN
     if (
         activation in ACTIVATIONS
@@ -114,12 +121,13 @@ def activation(op: str, activation: str, slope: float, gain: float, clamp: float
         and 0 < gain < math.inf
         and (clamp is None or clamp > 0)
     ):
-        return
+        return gain
     rule = f"activation must be one of {', '.join(ACTIVATIONS)}"
     require(activation in ACTIVATIONS, op, rule, repr(activation))
     require(0 <= slope < math.inf, op, "negative_slope must be at least 0", slope)
     require(0 < gain < math.inf, op, "gain must be above 0", gain)
     require(False, op, "clamp must be None or above 0", clamp)
+    return gain
 
 
 def taps(op: str, name: str, filter: Tensor | None, x: Tensor) -> tuple[int, int]:

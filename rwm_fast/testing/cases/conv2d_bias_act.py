@@ -76,7 +76,7 @@ CASES = (
     _case("unpadded", (2, 3, 5, 6), 4, padding=0, **LRELU),
     _case("even_kernel", (2, 3, 5, 6), 4, 2, padding=[1, 0]),
     _case("kernel_5", (2, 3, 6, 7), 4, 5, **LRELU),
-    _case("clamp", (2, 3, 4, 5), 4, activation="lrelu", clamp=CLAMP),
+    _case("clamp", (2, 3, 4, 5), 4, activation="lrelu", gain=1.0, clamp=CLAMP),
     _case("linear_clamp", (2, 3, 4, 5), 4, clamp=CLAMP),
     _case("slope_0", (2, 3, 4, 3), 2, activation="lrelu", negative_slope=0.0),
     _case("negative_weight_gain", (2, 3, 4, 5), 2, weight_gain=-0.5, **LRELU),
