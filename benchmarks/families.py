@@ -1,10 +1,10 @@
 """StyleGAN2 as three families of published code compute it on a CPU, operation by operation.
 
-In plain torch, written from the formulas: NVIDIA's (StyleGAN2-ADA, StyleGAN3's code of StyleGAN2) as
-it trains, scales around one convolution; the port that most encoders and editors carry, and the
+In plain torch, written from the formulas: NVIDIA's (StyleGAN2-ADA, StyleGAN3's code of StyleGAN2)
+as it trains, scales around one convolution; the port that most encoders and editors carry, and the
 Swapping Autoencoder's layers, whose demodulation knows no style, weights for every image and a
-grouped convolution. `Ours` computes the same by the fused operators. `DROPIN` has what is left of a
-family's own operations under `rwm_fast.dropin`: NCHW, and NVIDIA's with an operator for each step.
+grouped convolution. `Ours` computes the same by the fused operators. `DROPIN` has what
+`rwm_fast.dropin` leaves of a family: NCHW, and NVIDIA's with an operator for each step.
 """
 
 from __future__ import annotations
@@ -118,9 +118,7 @@ class NvidiaDropin(Nvidia):
 
     def conv2d_resample(self, x: Tensor, weight: Tensor, down: int) -> Tensor:
         padding, taps = weight.shape[-1] // 2, TAPS if down > 1 else None
-        return rwm_fast.conv2d_bias_act(
-            x, weight, padding=padding, down=down, resample_filter=taps
-        )
+        return rwm_fast.conv2d_bias_act(x, weight, padding=padding, down=down, resample_filter=taps)
 
 
 class Port(Family):

@@ -1,5 +1,5 @@
-"""Rows of the second order, on a CPU: a layer's, path length of a StyleGAN2 and its R1, each against
-three families of published code.
+"""Rows of the second order, on a CPU: a layer's, path length of a StyleGAN2 and its R1, each
+against three families of published code.
 
 A column is checked in float64, where it must be its family's formula but for where ε stands; in
 float32 it must be near that: at a kink of the activation a rounding gives the other slope.
