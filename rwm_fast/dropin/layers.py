@@ -37,13 +37,6 @@ def first(layer: Any, *names: str) -> Any:
     return next((value for value in found if value is not None), None)
 
 
-def bounded(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
-    """Both so small that their products fit float16; demodulation divides by what it multiplies."""
-    largest = weight.abs().amax((1, 2, 3), keepdim=True)
-    weight = weight * (1 / math.sqrt(weight[0].numel()) / largest)
-    return weight, styles / styles.abs().amax(1, keepdim=True)
-
-
 # ---- resampling: Blur, Upsample, Downsample and their cousins
 
 
@@ -146,8 +139,6 @@ def _operands(layer: Any, x: Tensor, style: Tensor) -> dict[str, Any]:
         demodulate = False
     elif not demodulate:
         styles = styles * scale
-    elif x.dtype == torch.float16:
-        weight, styles = bounded(weight, styles)
     return {"weight": weight, "styles": styles, "demodulate": demodulate, "eps": eps}
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from rwm_fast.dropin import _calls
-from rwm_fast.dropin.layers import bounded
 from rwm_fast.ops.modulated_conv2d import modulated_conv2d as _modulated
 
 
@@ -16,9 +15,7 @@ def modulated_conv2d(
     x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None,
     demodulate=True, flip_weight=True, fused_modconv=True,
 ):  # fmt: skip
-    """StyleGAN2's: `rwm_fast.modulated_conv2d`, with weight and styles bounded in float16."""
-    if x.dtype == torch.float16 and demodulate:
-        weight, styles = bounded(weight, styles)
+    """StyleGAN2's: `rwm_fast.modulated_conv2d` but for the dtypes, which may differ."""
     return _calls.run(
         "networks.modulated_conv2d", _modulated, x, _beside(weight, x), _beside(styles, x),
         noise=None if noise is None else _beside(noise, x), up=up, down=down, padding=padding,

@@ -71,16 +71,17 @@ def like(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> N
 
 def mixed(*tensors: Any, widest: bool = False) -> tuple[Any, ...]:
     """Under torch.autocast, which makes mixtures: the tensors in the first one's dtype, or in the
-    widest; float32 may stay beside half precision. Elsewhere as they are."""
+    widest; beside a half-precision first one in float32, which all that bfloat16 holds fits.
+    Elsewhere as they are."""
     if not any_autocast():
         return tensors
     found = [t.dtype for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
     dtype = functools.reduce(torch.promote_types, found) if widest and found else None
     dtype = dtype or (found[0] if found else None)
-    half = not widest and dtype in (torch.float16, torch.bfloat16)
-    kept = (dtype, torch.bool, torch.float32) if half else (dtype, torch.bool)
+    kept = (dtype, torch.bool)
+    other = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     return tuple(
-        t.to(dtype) if isinstance(t, Tensor) and t.dtype not in kept else t for t in tensors
+        t.to(other) if isinstance(t, Tensor) and t.dtype not in kept else t for t in tensors
     )
 
 

@@ -32,7 +32,7 @@ LAYOUTS = ("contiguous", "channels_last", "sliced")
 # Every part of the backend once more in half precision.
 HALF = (
     "styled", "to_rgb", "up2_styled", "down2_styled", "up2_pointwise", "down2_pointwise",
-    "mask_down2", "three_regions", "float32_regions", "vectors",
+    "mask_down2", "three_regions", "float32_regions", "vectors", "range", "range_up2",
 )  # fmt: skip
 LOW_PASS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
 UP = {"up": 2, "resample_filter": LOW_PASS, "flip_weight": False}

@@ -102,7 +102,10 @@ def modulated_conv2d(
 
     Gradients to every tensor but the filter, of every order, each in its argument's dtype. The
     convolution works in x's dtype, all else in float32 or better; under torch.autocast, too, where
-    the other tensors may have any dtype. Determinism is that of torch's convolution. On the CPU
+    the other tensors may have any dtype. In float16 a demodulated layer is computed with weight and
+    styles times powers of two that cancel, which keep the convolution finite for \|x\| up to 256
+    and kernels of up to 65,000 weights an output channel; without demodulation a·x, W and the
+    convolution itself must stay below 65504. Determinism is that of torch's convolution. On the CPU
     3×3 layers are off by up to 4e-6 of the largest a·x within a tile, by definition where x has
     outliers or RWM_FAST_EXACT=1 is set (`cpu/winograd.py`).
 

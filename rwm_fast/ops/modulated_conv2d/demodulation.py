@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 
-def demodulation(weight: Tensor, styles: Tensor, eps: float) -> Tensor:
+class Bounds(NamedTuple):
+    """Powers of two α, β that keep conv(α·W, β·a·x) in float16: |α·W| ≤ 1/√(I·kh·kw), |β·s| ≤ 1.
+
+    Demodulation divides by what they multiply, once its ε is (α·β)²·ε. So the layer does not depend
+    on them, exactly, and they take no gradient. β is one for all styles of an image, which meet at
+    the borders of regions.
+    """
+
+    weight: Tensor  # α [O, 1, 1, 1]
+    styles: Tensor  # β [N, 1, 1]
+
+    def eps(self, eps: float) -> Tensor:
+        """(α·β)²·ε [N, O]."""
+        return eps * (self.styles[:, 0] * self.weight[:, 0, 0, 0]).square()
+
+
+def bounds(weight: Tensor, styles: Tensor) -> Bounds:
+    """For one layer: weight [O, I, kh, kw], styles [N, K, I]."""
+    root = math.ceil(math.log2(weight[0].numel()) / 2)
+    return Bounds(
+        _power(weight, (1, 2, 3), root).to(styles.dtype), _power(styles, (1, 2)).to(styles.dtype)
+    )
+
+
+def _power(t: Tensor, dims: tuple[int, ...], more: int = 0) -> Tensor:
+    """2^−e with |t| < 2^(e − more), in a range that keeps (α·β)² finite; for t = 0 at its end."""
+    largest = torch.linalg.vector_norm(t.detach(), math.inf, dims, keepdim=True).float()
+    exponent = torch.frexp(largest.clamp(2.0**-30, 2.0**30)).exponent
+    return torch.exp2(-(exponent + more).float())
+
+
+def demodulation(weight: Tensor, styles: Tensor, eps: float | Tensor) -> Tensor:
     """d_k[o] = rsqrt(Σ_i s_k[i]²·Q[o, i] + ε), Q[o, i] = Σ_uv W[o, i, u, v]², in styles' dtype.
 
-    weight [O, I, kh, kw], styles [N, K, I]; returns [N, K, O].
+    weight [O, I, kh, kw], styles [N, K, I], ε a number or [N, O]; returns [N, K, O].
     """
     q = weight.to(styles.dtype).square().sum((2, 3)).t()  # [I, O]
     # one product a style: a layer with one style and one with several round alike

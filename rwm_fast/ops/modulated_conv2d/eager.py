@@ -45,7 +45,7 @@ def prepare(layer: Layer) -> None:
 
 def demodulation(layer: Layer) -> Tensor:
     """d [N, K, O]."""
-    return _demodulation.demodulation(layer.weight, layer.styles, layer.settings.eps)
+    return _demodulation.demodulation(layer.weight, layer.styles, layer.eps)
 
 
 def demodulation_backward(

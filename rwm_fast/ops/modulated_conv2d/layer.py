@@ -16,6 +16,7 @@ from torch import Tensor
 from rwm_fast.ops import _check, _memory
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops._memory import LAST, NOTHING, Activation, Epilogue
+from rwm_fast.ops.modulated_conv2d.demodulation import Bounds, bounds
 from rwm_fast.ops.modulated_conv2d.geometry import Geometry, Settings, geometry, prepared
 
 OP = "modulated_conv2d"
@@ -26,8 +27,8 @@ class Layer:
     """The tensors of one call, checked and dense: x in `order`, the small ones `wide`."""
 
     x: Tensor  # [N, I, h, w]
-    weight: Tensor  # [O, I, kh, kw], as it came
-    styles: Tensor  # [N, K, I]
+    weight: Tensor  # [O, I, kh, kw], as it came, or bounded
+    styles: Tensor  # [N, K, I], likewise
     regions_in: Tensor | None  # [N, K, h, w]
     regions_out: Tensor | None  # [N, K, H, W]; None without demodulation
     noise: Tensor | None  # [N or 1, 1, H, W]
@@ -44,11 +45,25 @@ class Layer:
     result_order: torch.memory_format = LAST  # of y
     body: Any = None  # what a backend's `prepare` made of it
     by: Any = None  # which backend's
+    bounds: Bounds | None = None  # what weight and styles were multiplied by, in float16
 
     @property
     def result(self) -> tuple[int, int, int, int]:
         """The shape of y."""
         return (self.x.shape[0], self.weight.shape[0], *self.geometry.chain[-1])
+
+    @property
+    def eps(self) -> float | Tensor:
+        """ε as demodulation takes it."""
+        eps = self.settings.eps
+        return eps if self.bounds is None else self.bounds.eps(eps)
+
+    def bound(self) -> Layer:
+        """With weight and styles so small that no product of theirs with x leaves float16."""
+        self.bounds = bounds(self.weight, self.styles)
+        self.weight = self.weight * self.bounds.weight
+        self.styles = self.styles * self.bounds.styles
+        return self
 
     def holds_only(self, x: Tensor) -> bool:
         """Whether keeping the layer keeps no other image alive than x."""
@@ -174,7 +189,7 @@ def layer_of(
             _check.tensor(OP, "noise", noise)
         maps = n if noise.shape[:1] == (n,) else 1
     about = (device, wide)
-    return Layer(
+    layer = Layer(
         _memory.dense(OP, "x", x, device, shape, (dtype,), order),
         weight,
         _small("styles", styles, (n, k, shape[1]), about),
@@ -196,6 +211,7 @@ def layer_of(
         wide,
         order,
     )
+    return layer.bound() if dtype == torch.float16 and settings.demodulate else layer
 
 
 def _small(
@@ -285,10 +301,13 @@ def backward(
     if need_d:
         ds, scale = backend.demodulation_backward(layer, sums.scale, d, needs)
     g = backend.gradients(layer, sums.du, scale, needs) if need_conv else Gradients()
-    dstyles = g.styles if ds is None or g.styles is None else ds + g.styles
+    dweight, dstyles = g.weight, g.styles if ds is None or g.styles is None else ds + g.styles
+    if layer.bounds is not None:
+        dweight = None if dweight is None else dweight * layer.bounds.weight
+        dstyles = None if dstyles is None else dstyles * layer.bounds.styles
     dnoise, dstrength = _noise_gradients(layer, sums, needs)
     dbias = sums.bias if needs.bias else None
-    return [g.x, g.weight, dstyles, g.regions_in, sums.regions, dnoise, dstrength, dbias]
+    return [g.x, dweight, dstyles, g.regions_in, sums.regions, dnoise, dstrength, dbias]
 
 
 def _noise_gradients(layer: Layer, sums: Sums, needs: Needs) -> tuple[Tensor | None, Tensor | None]:

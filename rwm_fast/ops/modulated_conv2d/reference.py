@@ -1,17 +1,19 @@
 """The truth for modulated_conv2d, in plain torch.
 
-The convolution works in x's dtype, everything around it in float32 (float64 for float64).
+The convolution works in x's dtype, everything around it in float32 (float64 for float64). In
+float16 weight and styles are bounded first (`demodulation.Bounds`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops.bias_act.reference import activate, along_channels
-from rwm_fast.ops.modulated_conv2d.demodulation import blend, demodulation
+from rwm_fast.ops.modulated_conv2d.demodulation import blend, bounds, demodulation
 from rwm_fast.ops.modulated_conv2d.geometry import Settings, plan
 from rwm_fast.ops.modulated_conv2d.torch_convolution import resampled
 from rwm_fast.ops.upfirdn2d.geometry import filter_size
@@ -34,11 +36,15 @@ def modulated_conv2d(
     styles = styles.to(accumulator(x.dtype))
     _, _, kh, kw = weight.shape
     passes = plan(s.up, s.down, s.padding, (kh, kw), filter_size(filter))
+    eps: Any = s.eps
+    if x.dtype == torch.float16 and s.demodulate:
+        bound = bounds(weight, styles)
+        weight, styles, eps = weight * bound.weight, styles * bound.styles, bound.eps(eps)
     z = (blend(styles, regions_in) * x).to(x.dtype)
     u = resampled(z, weight.to(x.dtype), filter, passes, s.flip_weight)
     v = u.to(styles.dtype)  # [N, O, H, W]
     if s.demodulate:
-        v = blend(demodulation(weight, styles, s.eps), regions_out) * v
+        v = blend(demodulation(weight, styles, eps), regions_out) * v
     if noise is not None:
         noise = noise.to(v.dtype)
         v = v + (noise if noise_strength is None else noise_strength * noise)

@@ -73,9 +73,13 @@ def _case(
     noise: str | None = None,
     noise_strength: float | None = None,
     bias: bool = False,
+    scales: tuple[float, float, float] = (1, 1, 1),
     **more: Any,
 ) -> Case:
-    """noise: "each", "shared" or "plane"; all tensors get gradients unless `gradients` is given."""
+    """noise: "each", "shared" or "plane"; all tensors get gradients unless `gradients` is given.
+
+    scales: factors of x, weight and styles, whose products have size 1 with (1, 1, 1).
+    """
     settings, fields = split(more)
     settings.setdefault("padding", kernel // 2)
     n, i, h, w = shape
@@ -84,7 +88,8 @@ def _case(
         x = normal(generator, *shape)
         weight = normal(generator, out_channels, i, kernel, kernel) / (i * kernel**2) ** 0.5
         s = 1 + 0.3 * normal(generator, *((n, i) if styles is None else (n, styles, i)))
-        arguments = {"x": x, "weight": weight, "styles": s, **settings}
+        tensors = (t * scale for t, scale in zip((x, weight, s), scales, strict=True))
+        arguments = {**dict(zip(("x", "weight", "styles"), tensors, strict=True)), **settings}
         if noise is not None:
             size = _output_size(x, settings)
             planes = {"each": (n, 1, *size), "shared": (1, 1, *size), "plane": size}[noise]
@@ -136,6 +141,7 @@ def _styled(name: str, shape: tuple[int, int, int, int], out_channels: int, **mo
 
 
 LRELU: dict[str, Any] = {"activation": "lrelu", "gain": 2**0.5}
+RANGE = (256.0, 12.0, 10_000.0)  # weights of N(0, 1)
 UP: dict[str, Any] = {"up": 2, "resample_filter": LOW_PASS, "flip_weight": False}
 DOWN: dict[str, Any] = {"down": 2, "resample_filter": LOW_PASS}
 
@@ -185,6 +191,9 @@ CASES = (
     # one channel alone and demodulated has no gradient but rounding errors
     _case("pixel", (1, 1, 1, 1), 1, demodulate=False, smooth=True),
     _case("pixel_demodulated", (1, 3, 1, 1), 2, **UP, smooth=True),
+    # Products of x, weight and styles are beyond float16; x at the field's clamp of 256.
+    _case("range", (2, 16, 5, 6), 8, scales=RANGE, bias=True, kept=PARAMETERS),
+    _case("range_up2", (1, 16, 5, 4), 8, scales=RANGE, styles=2, regions=_regions(2, 8, 8), **UP),
     _styled("empty", (0, 3, 4, 6), 4, styles=2, regions=_regions(2, 4, 4), **UP),
     _styled("odd", (3, 17, 7, 9), 19, noise="plane"),
     _styled("odd_up2", (2, 19, 5, 7), 17, **UP),
