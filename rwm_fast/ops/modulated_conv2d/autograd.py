@@ -226,7 +226,8 @@ def _second_derivative(ctx, wanted, cotangents) -> list[Tensor | None] | None:
     x, weight, styles, regions_in, regions_out, *_ = tensors
     served = regions_in is None and regions_out is None and x.dtype in second.DTYPES and x.numel()
     others = (cotangents[1], *others)
-    if not served or not nothing_else(dy) or any(u is not None for u in others):
+    plain = not torch.compiler.is_compiling() and is_plain((dy, p, t))
+    if not served or not plain or any(u is not None for u in others):
         return None
     if p is None and t is None:
         return None
@@ -238,7 +239,8 @@ def _second_derivative(ctx, wanted, cotangents) -> list[Tensor | None] | None:
     ctx.dx = None  # not kept longer than the saved tensors are
     dx = dx if dx is not None and dx._version == version else None
     want = second.Wanted(wanted[0], *wanted[2:5])
-    grads = second.derivative(backend, prepared, second.First(dy, y, dx, p, t), want)
+    with without_autocast(x.device):
+        grads = second.derivative(backend, prepared, second.First(dy, y, dx, p, t), want)
     found = zip(grads, (dy, x, weight, styles), strict=True)
     d_dy, *rest = (None if g is None else _like(g, like) for g, like in found)
     return [d_dy, None, *rest, *[None] * (INPUTS - 3)]
