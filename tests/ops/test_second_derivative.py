@@ -20,7 +20,7 @@ CASES = [c for c in cases(OP) if {"x", "styles", "weight"} <= set(c.gradients)]
 one_style = lambda inputs: inputs.get("regions") is None and inputs["x"].numel() > 0
 
 
-def penalty(inputs, names, change=None):
+def penalty(inputs, names, change=None, again=False):
     """Gradients of Σ⟨first, fixed⟩ of some first gradients, to dy and all arguments."""
     output = compare.call(OP, inputs)
     draw = lambda t, seed: torch.randn(
@@ -32,6 +32,8 @@ def penalty(inputs, names, change=None):
     if change is not None:
         change(*first)
     at = [dy, *(inputs[n] for n in ("x", "weight", "styles"))]
+    if again:
+        torch.autograd.grad(total, at, retain_graph=True, materialize_grads=True)
     return torch.autograd.grad(total, at, materialize_grads=True)
 
 
@@ -83,19 +85,25 @@ def layer(**more):
     return inputs | more | {"noise": normal(2, 1, 5, 4)}
 
 
-def test_dz_is_computed_where_it_cannot_be_read_from_dx(alone):
+def spoil(dx, ds):
+    dx.detach().zero_()
+
+
+@pytest.mark.parametrize(
+    "way",
+    [{"zero": True}, {"change": spoil}, {"again": True}, {}],
+    ids=["zero", "changed", "again", "read"],
+)
+def test_dz_is_computed_where_it_cannot_be_read_from_dx(way, alone):
     """A style of 0; a gradient that was changed in place; a graph that is used twice."""
-    inputs = layer()
-    with torch.no_grad():
-        inputs["styles"][0, 1] = 0
+    inputs, way = layer(), dict(way)
+    if way.pop("zero", False):
+        with torch.no_grad():
+            inputs["styles"][0, 1] = 0
     with compare.plain():
         expected = penalty(inputs, ("x", "styles"))
-    for found in (
-        penalty(inputs, ("x", "styles")),
-        penalty(inputs, ("x", "styles"), lambda dx, ds: dx.detach().zero_()),
-    ):
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b)
+    for a, b in zip(penalty(inputs, ("x", "styles"), **way), expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("demodulate", [True, False])
