@@ -49,7 +49,7 @@ def small_calls() -> dict[str, Call]:
         ),
         "masked_l1": lambda: op.masked_l1(hybrid, images[1], images[2], mask),
         "crop_patches": lambda: op.crop_patches(hybrid, boxes, 2),
-        "bias_act": lambda: op.bias_act(x, bias),
+        "bias_act": lambda: op.bias_act(x, bias, activation="lrelu"),
         "upfirdn2d": lambda: op.upfirdn2d(x, taps, padding=2),
     }
 

@@ -35,17 +35,24 @@ def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     return F.grid_sample(images, grid, align_corners=False).unflatten(0, (n, p)).to(dtype)
 
 
+def own_gain(activation: str, gain: float | None) -> float:
+    """The activation's own where none is given."""
+    own = math.sqrt(2) if activation == "lrelu" else 1.0
+    return own if gain is None else gain
+
+
 def bias_act(
     x: Tensor,
     bias: Tensor | None = None,
     *,
-    activation: str = "lrelu",
+    activation: str = "linear",
     negative_slope: float = 0.2,
-    gain: float = math.sqrt(2),
+    gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
     y = x if bias is None else x + bias.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
-    y = (F.leaky_relu(y, negative_slope) if activation == "lrelu" else y) * gain
+    y = F.leaky_relu(y, negative_slope) if activation == "lrelu" else y
+    y = y * own_gain(activation, gain)
     return y if clamp is None else y.clamp(-clamp, clamp)
 
 
@@ -115,7 +122,7 @@ def modulated_conv2d(
     if noise is not None:
         noise = noise.to(x.dtype)
         y = y + (noise if noise_strength is None else noise * noise_strength.to(x.dtype))
-    return bias_act(y, bias, **{"activation": "linear", "gain": 1.0} | activation)
+    return bias_act(y, bias, **activation)
 
 
 def _grouped(x, weight, style, up, down, padding, filter, demodulate, eps):  # style [N, I]
@@ -164,7 +171,7 @@ def plain_layer(upfirdn2d: Callable, bias_act: Callable, early: bool) -> Callabl
         resample_filter: Tensor | None = None,
         weight_gain: float = 1.0,
         activation: str = "linear",
-        gain: float = 1.0,
+        gain: float | None = None,
     ) -> Tensor:
         left, _, top, _ = padding
         if resample_filter is not None:

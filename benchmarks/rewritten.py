@@ -8,14 +8,20 @@ functions are the truth that every column is checked against.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.published import down_borders, four_sides, plain_layer, taps_of, up_borders
+from benchmarks.published import (
+    down_borders,
+    four_sides,
+    own_gain,
+    plain_layer,
+    taps_of,
+    up_borders,
+)
 
 
 def masked_l1(hybrid: Tensor, inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
@@ -41,9 +47,9 @@ def bias_act(
     x: Tensor,
     bias: Tensor | None = None,
     *,
-    activation: str = "lrelu",
+    activation: str = "linear",
     negative_slope: float = 0.2,
-    gain: float = math.sqrt(2),
+    gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
     """act(x + b)·g = act(g·x + g·b): the gain rides on the addition, the activation is in place.
@@ -51,6 +57,7 @@ def bias_act(
     Not behind a linear layer: Inductor makes one addmm of both and loses alpha (torch 2.13; the
     issue pytorch/pytorch#167313 has the like).
     """
+    gain = own_gain(activation, gain)
     if bias is None:
         y = x * gain
     elif x.ndim == 2:
@@ -102,10 +109,11 @@ def modulated_conv2d(
     eps: float = 1e-8,
     activation: str = "linear",
     negative_slope: float = 0.2,
-    gain: float = 1.0,
+    gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
     """act(d·conv(W, s·x) + …)·g with the gain folded into the small factors."""
+    gain = own_gain(activation, gain)
     q = weight.square().sum((2, 3)).t()  # [I, O]
     demod = (styles.square() @ q + eps).rsqrt() if demodulate else None  # [N, (K,) O]
     weight = weight.to(x.dtype)
@@ -140,7 +148,7 @@ def a_style_at_a_time(layer: Callable) -> Callable:
         noise_strength: Tensor | None = None,
         bias: Tensor | None = None,
         activation: str = "linear",
-        gain: float = 1.0,
+        gain: float | None = None,
         **settings: object,
     ) -> Tensor:
         after = {"bias": bias, "activation": activation, "gain": gain}

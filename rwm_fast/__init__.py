@@ -16,10 +16,12 @@ _HOMES = {
     "crop_patches": "rwm_fast.ops.crop_patches",
     "sample_boxes": "rwm_fast.ops.crop_patches",
     "conv2d_bias_act": "rwm_fast.ops.conv2d_bias_act",
+    "conv2d_resample": "rwm_fast.ops.conv2d_resample",
     "bias_act": "rwm_fast.ops.bias_act",
     "upfirdn2d": "rwm_fast.ops.upfirdn2d",
     "use_backend": "rwm_fast.ops._dispatch",
     "explain": "rwm_fast.ops._dispatch",
+    "absent_gradients": "rwm_fast.ops._absent",
     "Encoder": "rwm_fast.models.encoder",
     "Generator": "rwm_fast.models.generator",
     "ImageDiscriminator": "rwm_fast.models.discriminators",
@@ -39,10 +41,12 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from rwm_fast.models.editor import RegionEditor as RegionEditor
     from rwm_fast.models.encoder import Encoder as Encoder
     from rwm_fast.models.generator import Generator as Generator
+    from rwm_fast.ops._absent import absent_gradients as absent_gradients
     from rwm_fast.ops._dispatch import explain as explain
     from rwm_fast.ops._dispatch import use_backend as use_backend
     from rwm_fast.ops.bias_act import bias_act as bias_act
     from rwm_fast.ops.conv2d_bias_act import conv2d_bias_act as conv2d_bias_act
+    from rwm_fast.ops.conv2d_resample import conv2d_resample as conv2d_resample
     from rwm_fast.ops.crop_patches import crop_patches as crop_patches
     from rwm_fast.ops.crop_patches import sample_boxes as sample_boxes
     from rwm_fast.ops.masked_l1 import masked_l1 as masked_l1

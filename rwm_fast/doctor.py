@@ -154,6 +154,13 @@ def samples(device: str, dtype: torch.dtype) -> dict[str, dict[str, object]]:
             "padding": 1,
             "activation": "lrelu",
         },
+        "conv2d_resample": {
+            "x": draw(1, 8, 8, 8),
+            "w": draw(8, 8, 3, 3),
+            "f": draw(4).float(),
+            "up": 2,
+            "padding": 1,
+        },
         "upfirdn2d": {"x": draw(1, 3, 8, 8), "filter": draw(4).float(), "up": 2, "padding": 2},
     }
 

@@ -14,8 +14,9 @@ import rwm_fast
 
 NAMES = {
     "modulated_conv2d", "masked_l1", "crop_patches", "sample_boxes", "bias_act", "upfirdn2d",
-    "conv2d_bias_act", "use_backend", "explain", "Encoder", "Generator", "ImageDiscriminator",
-    "PatchDiscriminator", "RegionEditor", "Config", "build_info", "__version__",
+    "conv2d_bias_act", "conv2d_resample", "use_backend", "explain", "Encoder", "Generator",
+    "ImageDiscriminator", "PatchDiscriminator", "RegionEditor", "Config", "build_info",
+    "absent_gradients", "__version__",
 }  # fmt: skip
 
 # The signatures are the contract with callers: names, order, defaults, what is keyword-only.
@@ -23,7 +24,7 @@ SIGNATURES = {
     "modulated_conv2d": (
         "(x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None,"
         " demodulate=True, flip_weight=True, fused_modconv=True, *, regions=None,"
-        " noise_strength=None, bias=None, activation='linear', negative_slope=0.2, gain=1.0,"
+        " noise_strength=None, bias=None, activation='linear', negative_slope=0.2, gain=None,"
         " clamp=None, eps=1e-08)"
     ),
     "masked_l1": "(hybrid, inside, outside, mask)",
@@ -33,14 +34,17 @@ SIGNATURES = {
     ),
     "conv2d_bias_act": (
         "(x, weight, bias=None, *, padding=0, down=1, resample_filter=None, weight_gain=1.0,"
-        " activation='linear', negative_slope=0.2, gain=1.0, clamp=None)"
+        " activation='linear', negative_slope=0.2, gain=None, clamp=None)"
+    ),
+    "conv2d_resample": (
+        "(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, flip_filter=False)"
     ),
     "bias_act": (
-        "(x, bias=None, *, activation='lrelu', negative_slope=0.2, gain=1.4142135623730951,"
-        " clamp=None)"
+        "(x, bias=None, *, activation='linear', negative_slope=0.2, gain=None, clamp=None)"
     ),
     "upfirdn2d": "(x, filter, *, up=1, down=1, padding=0, flip_filter=False, gain=1.0)",
     "use_backend": "(name)",
+    "absent_gradients": "(kind)",
     "explain": "(op, *args, **kwargs)",
 }
 

@@ -259,7 +259,7 @@ def crops_row(dtype: str = "float32", n: int = 16, side: int = 256, size: int = 
 
 def bias_act_row(shape: tuple[int, int, int, int], dtype: str, **more: object) -> OperatorRow:
     n, c, h, w = shape
-    case = new("bias_act", "row", shape)
+    case = new("bias_act", "row", shape, activation="lrelu")
     return OperatorRow(case, f"bias_act {n}x{c}x{h}x{w}", {"bias": n * h * w}, dtype, **more)
 
 

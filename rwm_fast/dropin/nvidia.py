@@ -19,8 +19,7 @@ from torch import Tensor
 from rwm_fast.dropin import _calls, gradfix
 from rwm_fast.dropin._offer import ROOT, Alternatives, Offer
 from rwm_fast.ops.bias_act import bias_act as _bias_act
-from rwm_fast.ops.conv2d_bias_act import conv2d_bias_act as _conv2d
-from rwm_fast.ops.modulated_conv2d import modulated_conv2d as _modulated
+from rwm_fast.ops.conv2d_resample import conv2d_resample as _conv2d_resample
 from rwm_fast.ops.upfirdn2d import upfirdn2d as _upfirdn2d
 
 SQRT2 = math.sqrt(2)
@@ -206,48 +205,13 @@ def filtered_lrelu(
 def conv2d_resample(
     x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, flip_filter=False
 ):
-    """Convolution of an image enlarged by `up` before it and reduced by `down` after it.
-
-    w: [O, I / groups, kh, kw]. padding: zeros around the enlarged image, on top of what keeps it
-    centred under f. One group is one fused operator; several are upfirdn2d and torch's
-    convolution.
-    """
-    f = f.flip(list(range(f.ndim))) if flip_filter and f is not None else f
-    p = _parse_padding(padding)
+    """As `rwm_fast.conv2d_resample`."""
+    settings = {"up": up, "down": down, "padding": _parse_padding(padding), "groups": groups}
+    flips = {"flip_weight": bool(flip_weight), "flip_filter": bool(flip_filter)}
     if groups > 1:
-        return _grouped(x, w, f, up, down, p, groups, flip_weight)
-    if up > 1:
-        ones = x.new_ones(x.shape[:2])
-        settings = {"up": up, "down": down, "padding": p, "resample_filter": f}
-        flags = {"demodulate": False, "flip_weight": bool(flip_weight)}
-        w = w.to(x.dtype)
-        return _calls.run("nvidia.conv2d_resample", _modulated, x, w, ones, **settings, **flags)
-    if down > 1 and f is None:  # one tap is centred too
-        p = _added(p, _down_borders(1, down) * 2)
-    w = w if flip_weight else w.flip([2, 3])
-    settings = {"padding": p, "down": down, "resample_filter": f}
-    return _calls.run("nvidia.conv2d_resample", _conv2d, x, w, **settings)
-
-
-def _grouped(x, w, f, up, down, p, groups, flip_weight) -> Tensor:
-    """Reduced by a strided convolution, enlarged by a transposed one: no zeros are multiplied."""
-    _calls.plain("nvidia.conv2d_resample", x)
-    (fw, fh), (o, i, kh, kw) = _get_filter_size(f), w.shape
-    w = w if flip_weight else w.flip([2, 3])
-    if up > 1:
-        p = _added(p, (*_up_borders(fw, up), *_up_borders(fh, up)))
-    if down > 1:
-        p = _added(p, (*_down_borders(fw, down), *_down_borders(fh, down)))
-    if up > 1:
-        # transposed convolution turns its weights over; it begins kw − 1 before the image
-        w = w.flip([2, 3]).reshape(groups, o // groups, i, kh, kw).transpose(1, 2)
-        x = F.conv_transpose2d(x, w.reshape(groups * i, -1, kh, kw), stride=up, groups=groups)
-        p = _added(p, (1 - kw, up - kw, 1 - kh, up - kh))
-        x = upfirdn2d(x, f, padding=p, gain=up**2)
-        return upfirdn2d(x, f, down=down) if down > 1 else x
-    if down > 1 or p[0] != p[1] or p[2] != p[3] or min(p) < 0:
-        x, p = upfirdn2d(x, f if down > 1 else None, padding=p), (0, 0, 0, 0)
-    return F.conv2d(x, w, stride=down, padding=(p[2], p[0]), groups=groups)
+        _calls.plain("nvidia.conv2d_resample", x)
+        return _conv2d_resample(x, w, f, **settings, **flips)
+    return _calls.run("nvidia.conv2d_resample", _conv2d_resample, x, w, f, **settings, **flips)
 
 
 # ---- fma, grid_sample

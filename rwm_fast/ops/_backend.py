@@ -15,7 +15,7 @@ that depends on the sizes alone. What runs for each operator:
     crop_patches       forward(call), adjoint(call)
     modulated_conv2d   three passes and the demodulation: `layer.Passes`
 
-`conv2d_bias_act` is made of these, so it has no backends of its own.
+`conv2d_bias_act` and `conv2d_resample` are made of these, so they have no backends of their own.
 """
 
 from __future__ import annotations

@@ -93,6 +93,7 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 # ---- arguments that several operators take
 
 ACTIVATIONS = ("linear", "lrelu")
+SQRT2 = math.sqrt(2)  # keeps the mean square of what a leaky ReLU lets through
 
 
 def bias(op: str, bias: Tensor | None, x: Tensor, channels: int) -> None:
@@ -106,8 +107,13 @@ def bias(op: str, bias: Tensor | None, x: Tensor, channels: int) -> None:
     like(op, "bias", bias, "x", x)
 
 
-def activation(op: str, activation: str, slope: float, gain: float, clamp: float | None) -> None:
-    """Raise unless the sign and the size of the result tell the derivative."""
+def activation(
+    op: str, activation: str, slope: float, gain: float | None, clamp: float | None
+) -> float:
+    """The gain, if None the activation's own; raise unless the sign and the size of the result tell
+    the derivative."""
+    if gain is None:
+        gain = SQRT2 if activation == "lrelu" else 1.0
     # the conditions also refuse NaN
     if (
         activation in ACTIVATIONS
@@ -115,12 +121,13 @@ def activation(op: str, activation: str, slope: float, gain: float, clamp: float
         and 0 < gain < math.inf
         and (clamp is None or clamp > 0)
     ):
-        return
+        return gain
     rule = f"activation must be one of {', '.join(ACTIVATIONS)}"
     require(activation in ACTIVATIONS, op, rule, repr(activation))
     require(0 <= slope < math.inf, op, "negative_slope must be at least 0", slope)
     require(0 < gain < math.inf, op, "gain must be above 0", gain)
     require(False, op, "clamp must be None or above 0", clamp)
+    return gain
 
 
 def taps(op: str, name: str, filter: Tensor | None, x: Tensor) -> tuple[int, int]:

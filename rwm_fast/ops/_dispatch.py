@@ -49,7 +49,7 @@ WAYS = (
 )
 OPS = ("modulated_conv2d", "masked_l1", "crop_patches", "bias_act", "upfirdn2d")
 # Operators made of others: they may be asked about, by the backends of what they are made of.
-MADE_OF = {"conv2d_bias_act": "modulated_conv2d"}
+MADE_OF = {"conv2d_bias_act": "modulated_conv2d", "conv2d_resample": "modulated_conv2d"}
 
 log = logging.getLogger("rwm_fast")
 _registered: dict[str, tuple[Way, ...]] = {}
@@ -271,12 +271,18 @@ def in_transform(op: str, tensors: Sequence[Tensor | None]) -> bool:
         reason = "forward-mode AD runs on the eager backend only"
     else:
         return False
-    if not compiling and _explaining.get():
-        raise _Explained({n: "used" if n == "eager" else reason for n in backends(op)})
+    if not compiling:
+        by_torch(op, reason)
     name = requested()
     if name not in (None, "eager"):
         raise BackendError(f"{op}: backend {name!r} was asked for, but {reason}")
     return True
+
+
+def by_torch(op: str, reason: str) -> None:
+    """Tells `explain` that plain torch serves this call."""
+    if _explaining.get():
+        raise _Explained({n: "used" if n == "eager" else reason for n in backends(op)})
 
 
 def _explanation(op: str, call: Call) -> dict[str, str]:

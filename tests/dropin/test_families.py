@@ -5,8 +5,9 @@ import inspect
 import formulas
 import pytest
 import torch
-from formulas import assert_same, leaky, normal
+from formulas import F64, assert_same, leaky, normal
 
+import rwm_fast
 from rwm_fast.dropin import _finder, mmcv, nvidia, rosinality
 
 KERNEL = torch.tensor([[0.5, -0.25, 1.0], [0.125, 0.375, -0.75]])
@@ -114,3 +115,28 @@ def test_signatures_are_those_of_the_tables(key):
     for a, b in zip(theirs, ours, strict=False):
         assert a.default is a.empty or a.default == b.default, a.name
     assert all(p.default is not p.empty for p in ours[len(theirs) :])
+
+
+SQUARE, WEIGHT = torch.ones(3, 3, dtype=F64) / 9, normal(4, 3, 3, 3, seed=1)
+
+STYLES = normal(2, 3, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("call", "four"),
+    [
+        (lambda p: rwm_fast.upfirdn2d(X, SQUARE, padding=p), (2, 2, 1, 1)),
+        (lambda p: rwm_fast.conv2d_resample(X, WEIGHT, padding=p), (2, 2, 1, 1)),
+        (lambda p: rwm_fast.conv2d_bias_act(X, WEIGHT, padding=p), (2, 2, 1, 1)),
+        (lambda p: rwm_fast.modulated_conv2d(X, WEIGHT, STYLES, padding=p), (2, 2, 1, 1)),
+        (lambda p: nvidia.upfirdn2d(X, SQUARE, padding=p), (2, 2, 1, 1)),
+        (lambda p: nvidia.conv2d_resample(X, WEIGHT, padding=p), (2, 2, 1, 1)),
+        (lambda p: mmcv.upfirdn2d(X, SQUARE, padding=p), (2, 2, 1, 1)),
+        (lambda p: rosinality.upfirdn2d(X, SQUARE, pad=p), (2, 1, 2, 1)),
+    ],
+)
+def test_two_numbers_of_padding_mean_what_they_mean_in_the_family(call, four):
+    """NVIDIA's are (x, y), the port's are (before, after)."""
+    left, right, top, bottom = four
+    assert call((2, 1)).shape[2:] == (6 + top + bottom - 2, 5 + left + right - 2)
+    assert torch.equal(call((2, 1)), call(four))

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from rwm_fast.ops.bias_act import bias_act
+from rwm_fast import bias_act, conv2d_bias_act, modulated_conv2d
 
 
 def test_hand_worked_values():
     x = torch.tensor([[-2.0, 1.0], [0.5, 3.0]])
-    y = bias_act(x, torch.tensor([1.0, -1.0]), gain=2.0, clamp=3.0)
+    y = bias_act(x, torch.tensor([1.0, -1.0]), activation="lrelu", gain=2.0, clamp=3.0)
     torch.testing.assert_close(y, torch.tensor([[-0.4, 0.0], [3.0, 3.0]]))
 
 
@@ -26,9 +26,28 @@ def test_slope_at_the_kinks(dtype):
         assert y.abs().max() == torch.tensor(clamp, dtype=dtype)
 
 
+def test_the_field_s_defaults():
+    """A bias and nothing else; an activation comes with its own gain, in all that have one."""
+    x, bias = torch.randn(2, 3, 4, 5), torch.randn(3)
+    shifted = x + bias.view(3, 1, 1)
+    assert torch.equal(bias_act(x, bias), shifted)
+    assert torch.equal(bias_act(x, bias, clamp=0.5), shifted.clamp(-0.5, 0.5))
+    expected = torch.nn.functional.leaky_relu(shifted, 0.2) * 2**0.5
+    torch.testing.assert_close(bias_act(x, bias, activation="lrelu"), expected)
+    one = torch.eye(3).view(3, 3, 1, 1)
+    for layer in (
+        lambda **more: conv2d_bias_act(x, one, bias, **more),
+        lambda **more: modulated_conv2d(
+            x, one, torch.ones(2, 3), bias=bias, demodulate=False, **more
+        ),
+    ):
+        torch.testing.assert_close(layer(), shifted)
+        torch.testing.assert_close(layer(activation="lrelu"), expected)
+
+
 def test_slope_zero_is_relu():
     x = torch.tensor([[-1.0, 2.0, 0.0]], requires_grad=True)
-    y = bias_act(x, negative_slope=0.0, gain=3.0)
+    y = bias_act(x, activation="lrelu", negative_slope=0.0, gain=3.0)
     y.sum().backward()
     assert torch.equal(y, torch.tensor([[0.0, 6.0, 0.0]]))
     assert torch.equal(x.grad, torch.tensor([[0.0, 3.0, 0.0]]))
@@ -43,8 +62,8 @@ def test_half_precision_is_rounded_once():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 8, 16, generator=generator).bfloat16()
     bias = torch.randn(8, generator=generator)
-    expected = bias_act(x.double(), bias.double()).bfloat16()
-    different = bias_act(x, bias) != expected
+    expected = bias_act(x.double(), bias.double(), activation="lrelu").bfloat16()
+    different = bias_act(x, bias, activation="lrelu") != expected
     # float32 inside: another rounding needs a value within 2⁻¹⁶ of the middle of two
     assert different.float().mean() < 0.01
 
@@ -54,13 +73,13 @@ def test_bias_gradient_is_summed_in_float32():
     x = torch.zeros(1, 2, 64, 64, dtype=torch.bfloat16)
     for dtype in (torch.bfloat16, torch.float32):
         bias = torch.ones(2, dtype=dtype, requires_grad=True)
-        bias_act(x, bias, gain=1.0).sum().backward()
+        bias_act(x, bias).sum().backward()
         assert bias.grad.dtype == dtype and torch.equal(bias.grad, bias.new_full((2,), 4096))
 
 
 @pytest.mark.parametrize(
     ("settings", "saved"),
-    [({"activation": "linear"}, 0), ({"activation": "linear", "clamp": 1.0}, 1), ({}, 1)],
+    [({}, 0), ({"clamp": 1.0}, 1), ({"activation": "lrelu"}, 1)],
 )
 def test_saves_only_what_the_derivative_reads(settings, saved):
     x = torch.ones(2, 3, requires_grad=True)
@@ -77,7 +96,7 @@ def test_third_order(clamp):
     bias = torch.randn(3, generator=generator, dtype=torch.float64, requires_grad=True)
 
     def second(x, bias):
-        y = bias_act(x, bias, clamp=clamp)
+        y = bias_act(x, bias, activation="lrelu", clamp=clamp)
         first = torch.autograd.grad(y.pow(3).sum(), (x, bias), create_graph=True)
         total = sum(g.square().sum() for g in first)
         return torch.autograd.grad(total, (x, bias), create_graph=True)

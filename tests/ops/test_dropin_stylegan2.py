@@ -4,13 +4,13 @@ The layer and its operators are written here the way the field writes them: weig
 image, one grouped convolution for the batch, resampling by zeros, padding and a filter.
 """
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from rwm_fast import modulated_conv2d
-from rwm_fast.ops.bias_act import bias_act
-from rwm_fast.ops.upfirdn2d import upfirdn2d
+from rwm_fast import bias_act, conv2d_resample, modulated_conv2d, upfirdn2d
 
 DTYPE = torch.float64
 LOW_PASS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=DTYPE) / 8
@@ -41,7 +41,7 @@ def field_upfirdn2d(x, f, up=1, down=1, padding=(0, 0, 0, 0), flip_filter=False,
 def field_conv2d_resample(x, w, f, up, down, padding, groups, flip_weight):
     """The field's general path: everything at the fine resolution."""
     fh, fw = (1, 1) if f is None else (f.shape[0], f.shape[-1])
-    px0 = px1 = py0 = py1 = padding
+    px0, px1, py0, py1 = padding if isinstance(padding, tuple) else [padding] * 4
     if up > 1:
         px0, px1 = px0 + (fw + up - 1) // 2, px1 + (fw - up) // 2
         py0, py1 = py0 + (fh + up - 1) // 2, py1 + (fh - up) // 2
@@ -234,9 +234,59 @@ def test_upfirdn2d(f, flip_filter, up, down, padding):
     torch.testing.assert_close(found, expected)
 
 
+def _to_second_order(function, x, w):
+    """Result, gradients, and gradients of a penalty on those."""
+    x, w = (t.detach().requires_grad_() for t in (x, w))
+    y = function(x, w)
+    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=DTYPE)
+    cotangent.requires_grad_()
+    grads = torch.autograd.grad(y, (x, w), cotangent, create_graph=True)
+    penalty = sum(g.square().sum() for g in grads)
+    return [y, *grads, *torch.autograd.grad(penalty, (x, w, cotangent))]
+
+
+def _swapped(function, *rest):
+    """The function with x and w, which come last here, in front."""
+    return function(*rest[-2:], *rest[:-2])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("padding", [1, (2, 1, 3, -1)])
+@pytest.mark.parametrize(
+    ("up", "down", "f"),
+    [
+        (1, 1, "outer"), (2, 1, "four_taps"), (1, 2, "uneven"), (2, 2, "outer"), (3, 1, "uneven"),
+        (2, 1, "none"), (1, 2, "none"), (1, 3, "three_taps"),
+    ],
+)  # fmt: skip
+def test_conv2d_resample(up, down, f, padding, kernel_size, groups):
+    """By position and by name, weight and filter turned over or not."""
+    generator, f = torch.Generator().manual_seed(0), FILTERS[f]
+    x = torch.randn(2, 4, 6, 7, generator=generator, dtype=DTYPE)
+    w = torch.randn(6, 4 // groups, kernel_size, kernel_size, generator=generator, dtype=DTYPE)
+    turned = None if f is None else f.flip(list(range(f.ndim)))
+    names = ("x", "w", "f", "up", "down", "padding", "groups", "flip_weight", "flip_filter")
+    for flip in (True, False):
+        taps, rest = turned if flip else f, (up, down, padding, groups, flip)
+        positional = partial(_swapped, conv2d_resample, f, *rest, flip)
+        named = lambda x, w, rest=rest: conv2d_resample(
+            **dict(zip(names, (x, w, f, *rest, rest[-1]), strict=True))
+        )
+        expected = _to_second_order(partial(_swapped, field_conv2d_resample, taps, *rest), x, w)
+        for call in (positional, named):
+            for found, wanted in zip(_to_second_order(call, x, w), expected, strict=True):
+                torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)
+
+
+def test_conv2d_resample_defaults():
+    x, w = torch.randn(2, 4, 6, 7, dtype=DTYPE), torch.randn(3, 4, 3, 3, dtype=DTYPE)
+    torch.testing.assert_close(conv2d_resample(x, w), F.conv2d(x, w))
+
+
 def test_bias_act():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 4, 5, dtype=DTYPE, generator=generator)
     b = torch.randn(3, dtype=DTYPE, generator=generator)
     expected = (F.leaky_relu(x + b.reshape(1, 3, 1, 1), 0.2) * 2**0.5).clamp(-1, 1)
-    torch.testing.assert_close(bias_act(x, b, clamp=1.0), expected)
+    torch.testing.assert_close(bias_act(x, b, activation="lrelu", clamp=1.0), expected)

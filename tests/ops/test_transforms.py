@@ -106,7 +106,7 @@ SIZED = {
         x, WEIGHT, torch.stack((s, s), 1), padding=1, up=2, resample_filter=FILTER,
         regions=x[:, :2],
     ),
-    "bias_act": lambda x, s: bias_act(x, s[0]),
+    "bias_act": lambda x, s: bias_act(x, s[0], activation="lrelu"),
     "upfirdn2d": lambda x, s: upfirdn2d(x, FILTER, down=2, padding=1),
     "masked_l1": lambda x, s: masked_l1(x, 2 * x, 3 * x, x[:, :1]),
     "crop_patches": lambda x, s: crop_patches(x, x[:, :2, 0, :4].detach(), 8),

@@ -13,12 +13,14 @@ def bias_act(
     x: Tensor,
     bias: Tensor | None = None,
     *,
-    activation: str = "lrelu",
+    activation: str = "linear",
     negative_slope: float = 0.2,
-    gain: float = 2**0.5,
+    gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
     r"""Add a bias per channel, apply an activation and a gain, and clamp.
+
+    Without more arguments it adds the bias alone, as the function of this name does elsewhere.
 
     .. math:: y = \mathrm{clamp}(\mathrm{act}(x + b) \cdot g, -c, c)
 
@@ -33,7 +35,7 @@ def bias_act(
     negative_slope
         at least 0; used by ``"lrelu"`` only.
     gain
-        above 0.
+        above 0; None = the activation's own: 1 for ``"linear"``, √2 for ``"lrelu"``.
     clamp
         c, above 0, rounded to x's dtype; None = no clamp.
 
@@ -59,5 +61,5 @@ def bias_act(
     if any_autocast():
         x, bias = _check.mixed(x, bias)
     _check.bias(op, bias, x, x.shape[1])
-    _check.activation(op, activation, negative_slope, gain, clamp)
+    gain = _check.activation(op, activation, negative_slope, gain, clamp)
     return _autograd.bias_act(x, bias, activation, negative_slope, gain, clamp)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rwm_fast.ops import _dispatch, _memory
+from rwm_fast.ops._absent import absent_gradients, beside
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops._memory import Activation
 from rwm_fast.ops._registry import needed, register
@@ -37,6 +38,7 @@ def _save_forward(ctx, inputs, output) -> None:
     _, bias, *ctx.settings = inputs
     activation, _, _, clamp = ctx.settings
     ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.added = bias if absent_gradients.zeros else None
     # a linear layer's derivative does not look at y: spare the memory
     ctx.save_for_backward(None if activation == "linear" and clamp is None else output)
 
@@ -45,6 +47,7 @@ def _forward_derivative(ctx, dy: Tensor):
     (y,) = ctx.saved_tensors
     needs = needed(ctx, 2, costly=(1,))
     dx, dbias = bias_act_backward(dy, y, *ctx.settings, needs)
+    dx, dbias = beside((dx, dbias), (ctx.added,))
     return (
         dx if needs[0] else None,
         dbias.to(ctx.bias_dtype) if needs[1] else None,

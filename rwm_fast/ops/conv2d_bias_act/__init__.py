@@ -32,7 +32,7 @@ def conv2d_bias_act(
     weight_gain: float = 1.0,
     activation: str = "linear",
     negative_slope: float = 0.2,
-    gain: float = 1.0,
+    gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
     r"""Convolution with everything that follows it in a discriminator or an encoder.
@@ -83,7 +83,7 @@ def conv2d_bias_act(
     """
     _check_tensors(x, weight, bias)
     taps = _check.taps(OP, "resample_filter", resample_filter, x)
-    _check.activation(OP, activation, negative_slope, gain, clamp)
+    gain = _check.activation(OP, activation, negative_slope, gain, clamp)
     down = _check.whole(OP, "down", down)
     borders = _check.padding(OP, padding)
     act = (activation, negative_slope, gain, clamp)

@@ -37,7 +37,7 @@ def modulated_conv2d(
     bias: Tensor | None = None,
     activation: str = "linear",
     negative_slope: float = 0.2,
-    gain: float = 1.0,
+    gain: float | None = None,
     clamp: float | None = None,
     eps: float = 1e-8,
 ) -> Tensor:
@@ -126,7 +126,7 @@ def modulated_conv2d(
         up, down = _check.whole(OP, "up", up), _check.whole(OP, "down", down)
     if not 0 <= eps < math.inf:
         _check.require(False, OP, "eps must be at least 0", eps)
-    _check.activation(OP, activation, negative_slope, gain, clamp)
+    gain = _check.activation(OP, activation, negative_slope, gain, clamp)
     _check.bias(OP, bias, x, weight.shape[0])
     borders = tuple(_check.padding(OP, padding))
     shape, kernel = x.shape, weight.shape

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _check, _dispatch, _memory
+from rwm_fast.ops._absent import beside
 from rwm_fast.ops._registry import (
     is_plain,
     needed,
@@ -83,6 +84,7 @@ def _forward_derivative(ctx, dy: Tensor):
         grads = _gradients(prepared, dy, y, tensors, Needs(*needs))
     else:
         grads = modulated_conv2d_backward(dy, y, *tensors, *ctx.settings, needs)
+        grads = beside(grads, tensors[INPUTS - 3 : INPUTS])  # noise, its strength, bias
     grads = [g if need else None for g, need in zip(grads, needs, strict=True)]
     return *grads, None, *[None] * len(ctx.settings)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rwm_fast.ops import _torch_private
+from rwm_fast.ops._absent import absent_gradients, beside
 from rwm_fast.ops._registry import needed
 from rwm_fast.ops.modulated_conv2d.geometry import Fir, Geometry, Plan, Size
 from rwm_fast.ops.upfirdn2d.geometry import adjoint_padding, filter_size
@@ -88,6 +89,7 @@ class _Convolution(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, w)
         ctx.arguments = arguments
+        ctx.added = bias if absent_gradients.zeros else None
         return _convolved(x, w, bias, arguments)
 
     @staticmethod
@@ -97,7 +99,8 @@ class _Convolution(torch.autograd.Function):
         *needs, need_bias = needed(ctx, 3)
         x, w = ctx.saved_tensors
         dx, dw = convolution_backward(dy, x, w, ctx.arguments, (needs[0], needs[1]))
-        return dx, dw, dy.sum((0, 2, 3)) if need_bias else None, None
+        db = dy.sum((0, 2, 3)) if need_bias else None
+        return *beside((dx, dw, db), (ctx.added,)), None
 
 
 class _Gradients(torch.autograd.Function):

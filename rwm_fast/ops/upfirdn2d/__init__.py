@@ -45,7 +45,8 @@ def upfirdn2d(
     up, down
         at least 1; one number, or (along x, along y).
     padding
-        of the upsampled image: one number, [x, y], or [x before, x after, y before, y after].
+        of the upsampled image: one number, [x, y], or [x before, x after, y before, y after]. Two
+        numbers are both sides along x and along y, as in NVIDIA's code, not before and after.
     gain
         a factor on the result; up² keeps the brightness of an image upsampled by a filter of sum 1.
 

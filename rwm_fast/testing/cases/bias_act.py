@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,9 +23,9 @@ def _make(
     a kink has another derivative.
     """
     clamp = settings.get("clamp") or 8.0  # without a clamp, the bound only limits the numbers
-    bound = clamp / settings.get("gain", 2**0.5)
-    slope = settings.get("negative_slope", 0.2)
-    if settings.get("activation", "lrelu") == "linear" or slope == 0:
+    leaky, slope = settings.get("activation") == "lrelu", settings.get("negative_slope", 0.2)
+    bound = clamp / settings.get("gain", 2**0.5 if leaky else 1.0)
+    if not leaky or slope == 0:
         slope = 1.0  # a flat side meets no clamp: any bound does
 
     def make(generator: torch.Generator) -> Inputs:
@@ -59,33 +60,35 @@ def _case(name: str, shape: tuple[int, ...], *, bias: bool = True, **more: Any) 
     return Case(OP, name, make, terms=terms, forward=_forward, backward=_backward, **fields)
 
 
+_leaky = functools.partial(_case, activation="lrelu")
 CASES = (
+    _leaky("lrelu", (2, 3, 4, 5), smooth=True),
     _case("defaults", (2, 3, 4, 5), smooth=True),
-    _case("clamp", (2, 3, 4, 5), clamp=1.5, smooth=True),
-    _case("slope_0", (2, 3, 4, 5), negative_slope=0.0, gain=1.3, smooth=True),
-    _case("slope_0_clamp", (2, 3, 4, 5), negative_slope=0.0, clamp=0.7, smooth=True),
-    _case("slope_above_1", (2, 3, 4), negative_slope=1.5, gain=0.5),
-    _case("linear", (2, 3, 4, 5), activation="linear", gain=0.7, smooth=True),
-    _case("linear_clamp", (2, 3, 4, 5), activation="linear", gain=1.0, clamp=0.6, smooth=True),
-    _case("no_bias", (2, 3, 4, 5), bias=False, smooth=True),
-    _case("linear_no_bias", (2, 3, 4), bias=False, activation="linear", gain=1.0),
-    _case("bias_only", (2, 3, 4, 5), gradients=("bias",), smooth=True),
-    _case("x_only", (2, 3, 4, 5), gradients=("x",)),
-    _case("bias_float32", (2, 3, 6, 7), kept=("bias",), clamp=2.0),
-    _case("matrix", (5, 7), smooth=True),
-    _case("five_dimensional", (2, 3, 2, 3, 4), clamp=1.0),
-    _case("pixel", (1, 1, 1, 1), smooth=True),
-    _case("empty", (0, 3, 4, 4)),
-    _case("odd", (3, 19, 13, 17), clamp=3.0),
-    _case("long", (2, 3, 67, 71)),  # several chunks a channel, the last one short
-    _case("matrix_odd", (33, 45), clamp=1.0),
-    _case("vectors", (1, 16, 72, 64), clamp=3.0),  # whole vectors in every dtype and layout
-    _case("layer_64", (4, 64, 64, 64), bench=True),
-    _case("layer_256", (4, 128, 256, 256), bench=True),
-    _case("layer_256_clamp", (4, 128, 256, 256), clamp=256.0, bench=True),
+    _leaky("clamp", (2, 3, 4, 5), clamp=1.5, smooth=True),
+    _leaky("slope_0", (2, 3, 4, 5), negative_slope=0.0, gain=1.3, smooth=True),
+    _leaky("slope_0_clamp", (2, 3, 4, 5), negative_slope=0.0, clamp=0.7, smooth=True),
+    _leaky("slope_above_1", (2, 3, 4), negative_slope=1.5, gain=0.5),
+    _case("linear", (2, 3, 4, 5), gain=0.7, smooth=True),
+    _case("linear_clamp", (2, 3, 4, 5), gain=1.0, clamp=0.6, smooth=True),
+    _leaky("no_bias", (2, 3, 4, 5), bias=False, smooth=True),
+    _case("linear_no_bias", (2, 3, 4), bias=False, gain=1.0),
+    _leaky("bias_only", (2, 3, 4, 5), gradients=("bias",), smooth=True),
+    _leaky("x_only", (2, 3, 4, 5), gradients=("x",)),
+    _leaky("bias_float32", (2, 3, 6, 7), kept=("bias",), clamp=2.0),
+    _leaky("matrix", (5, 7), smooth=True),
+    _leaky("five_dimensional", (2, 3, 2, 3, 4), clamp=1.0),
+    _leaky("pixel", (1, 1, 1, 1), smooth=True),
+    _leaky("empty", (0, 3, 4, 4)),
+    _leaky("odd", (3, 19, 13, 17), clamp=3.0),
+    _leaky("long", (2, 3, 67, 71)),  # several chunks a channel, the last one short
+    _leaky("matrix_odd", (33, 45), clamp=1.0),
+    _leaky("vectors", (1, 16, 72, 64), clamp=3.0),  # whole vectors in every dtype and layout
+    _leaky("layer_64", (4, 64, 64, 64), bench=True),
+    _leaky("layer_256", (4, 128, 256, 256), bench=True),
+    _leaky("layer_256_clamp", (4, 128, 256, 256), clamp=256.0, bench=True),
 )
 
-refusal = refused(OP, "defaults")
+refusal = refused(OP, "lrelu")
 NAN = float("nan")
 REFUSALS = (
     refusal("x_int", "x must be float16, bfloat16", x=Tensor.long),
