@@ -188,9 +188,9 @@ def _backward_derivative(ctx, *cotangents: Tensor | None):
     further = torch.is_grad_enabled()
     wanted = needed(ctx, INPUTS + 2)
     cotangents = tuple(u if u is not None and u.numel() else None for u in cotangents)
-    grads = None if further else _second_derivative(ctx, wanted, cotangents)
-    if grads is not None:
-        return *grads, None, *[None] * len(Settings._fields), None
+    own = None if further else _second_derivative(ctx, wanted, cotangents)
+    if own is not None:
+        return *own, None, *[None] * len(Settings._fields), None
     if _is_linear(ctx, wanted, cotangents):
         answer = _linear_derivative(ctx, wanted, cotangents)
         return *answer, None, *[None] * len(Settings._fields), None

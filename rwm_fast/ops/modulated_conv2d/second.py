@@ -87,12 +87,14 @@ def derivative(backend: Passes2, layer: Layer, first: First, want: Wanted) -> Wa
     n, s = layer.x.shape[0], layer.styles
     demod = _Demodulation(backend, layer, t) if layer.settings.demodulate else None
     h = None if demod is None else demod.h
-    operand, styles = p, s  # what is convolved is operand times styles
+    operand: Any = p
+    styles: Any = s  # what is convolved is operand times styles
     if t is not None:
         operand, styles = backend.combine(layer, p, t, want.weight and h is not None), None
     inner = backend.beside(layer, operand[:n], torch.ones_like(s) if styles is None else s)
     epilogue = layer.epilogue(None if demod is None else demod.d)
-    d_dy = sums = None
+    sums: Any = None
+    d_dy = None
     if want.dy or demod is not None:
         f = backend.convolve(inner, NOTHING)
         read_back = h is None or layer.dtype in backend.RECOVERS
@@ -133,9 +135,12 @@ class _Demodulation:
 
     def __init__(self, backend: Passes2, layer: Layer, t: Tensor | None) -> None:
         self.q, self.s, self.d = backend.squares(layer), layer.styles, backend.demodulation(layer)
-        self.h = self.g = self.st = self.t = None
+        self.h: Any = None
+        self.g: Any = None
+        self.st: Any = None
+        self.t: Any = t
         if t is not None:
-            self.t, self.st = t, self.s * t
+            self.st = self.s * t
             self.g = 2 * self.st @ self.q.t()  # [N, 1, O]
             self.h = -0.5 * self.d.pow(3) * self.g
 
@@ -165,7 +170,8 @@ def _through_inputs(
 ) -> tuple[Tensor | None, Tensor | None]:
     """t·dz + a·dz', and Σ_p p·dz + Σ_p x·dz'."""
     n, s = layer.x.shape[0], layer.styles
-    d_x = ds = None
+    d_x: Any = None
+    ds: Any = None
     if i.twice and (want.x or want.styles):
         needs = _NO._replace(x=want.x, styles=want.styles)
         d_x, _, ds, _ = backend.gradients(layer, i.du[n:], None, needs)
@@ -180,8 +186,8 @@ def _through_inputs(
         return d_x, more if ds is None else ds + more
     x = layer.x if i.p is None else i.p
     other = backend.beside(layer, x, s if i.t is None else i.t)
-    add, _, more, _ = backend.gradients(other, i.du[:n], None, needs)
-    return _sum(d_x, add), _sum(ds, more)
+    add, _, rest, _ = backend.gradients(other, i.du[:n], None, needs)
+    return _sum(d_x, add), _sum(ds, rest)
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
