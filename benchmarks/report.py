@@ -14,7 +14,8 @@ from benchmarks.store import VERSION
 
 OURS = "ours"
 ORDER = ("published", "rewritten", "compiled", "ours-native", "ours-triton")
-TIMED = ("headline", "networks", "operators", "layers", "compiled")  # in the order of the tables
+ORDER += ("NVIDIA", "port", "Swapping", "NVIDIA, dropin", "port, dropin", "Swapping, dropin")
+TIMED = ("headline", "networks", "operators", "layers", "compiled", "second")  # as tables follow
 SPREAD = ("median", "p20", "p80")
 HOW = """Medians; × = times as long as ours takes, round by round (20th to 80th percentile).
 forward = no gradients, total = forward and backward, of networks a whole step; cold caches. of

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.rows.row import OURS, Row
 
-GROUPS = ("operators", "layers", "networks")
+GROUPS = ("operators", "layers", "second", "networks")
 
 
 def all_rows(tiny: bool = False) -> Iterator[Row]:

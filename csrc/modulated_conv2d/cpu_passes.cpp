@@ -15,27 +15,6 @@
 namespace {
 using namespace rwm;
 
-// Pixels a chunk: enough for a thread, at most 1024 so that sums stay short, and the same whatever
-// the number of threads.
-std::int64_t chunk_of(const Images& s) {
-  const std::int64_t worth = (kPass + s.channels - 1) / std::max<std::int64_t>(s.channels, 1);
-  return std::max<std::int64_t>(1, std::min<std::int64_t>({worth, 1024, s.pixels}));
-}
-
-std::int64_t chunks_of(const Images& s) { return num_chunks(s.pixels, chunk_of(s)); }
-
-// f(index, n, first, last) for chunks of the pixels of each image.
-template <class F>
-void each_chunk(const Images& s, const F& f) {
-  const std::int64_t chunk = chunk_of(s), chunks = chunks_of(s);
-  const std::int64_t grain =
-      std::max<std::int64_t>(1, kPass / std::max<std::int64_t>(1, chunk * s.channels));
-  parallel_for(0, s.batch * chunks, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i)
-      f(i, i / chunks, i % chunks * chunk, std::min(s.pixels, (i % chunks + 1) * chunk));
-  });
-}
-
 // No float16: no CPU computes in it.
 template <class F>
 void with_type(const Images& s, const F& f) {
@@ -46,13 +25,6 @@ void with_type(const Images& s, const F& f) {
       check(static_cast<DType>(s.dtype) == DType::f32, kOp,
             ": the passes take float32, bfloat16 or float64");
   }
-  f(TypeTag<float>{});
-}
-
-template <class F>
-void with_float_images(const Images& s, const F& f) {
-  if (static_cast<DType>(s.dtype) == DType::f64) return f(TypeTag<double>{});
-  check(static_cast<DType>(s.dtype) == DType::f32, kOp, ": float32 or float64 expected");
   f(TypeTag<float>{});
 }
 

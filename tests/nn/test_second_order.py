@@ -8,7 +8,8 @@ from rwm_fast import modulated_conv2d, use_backend
 from rwm_fast.losses import r1_penalty
 from rwm_fast.nn.layers import EqualConv2d
 from rwm_fast.ops import _extension
-from rwm_fast.ops.modulated_conv2d import eager, layer, torch_convolution
+from rwm_fast.ops.modulated_conv2d import eager, torch_convolution
+from rwm_fast.ops.modulated_conv2d.cpu import winograd
 
 LOW_PASS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
 LAYERS = {
@@ -57,24 +58,25 @@ def test_a_layer_with_constant_styles(kind, backend, monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What R1 asks for: (operator, gradient or None), in order."""
-    noted, forward, backward = [], layer.forward, layer.backward
-    gradients = torch_convolution.convolution_backward
+    """The convolutions that R1 asks for: by whom, and which gradients, or None; in order."""
+    noted, forward, gradients = [], winograd.forward, winograd.gradients
+    backward = torch_convolution.convolution_backward
+    asked = lambda needs: tuple(i for i, need in enumerate(needs) if need)
 
     def note_forward(*arguments):
-        noted.append(("modulated_conv2d", None))
+        noted.append(("winograd", None))
         return forward(*arguments)
 
-    def note_backward(backend, prepared, dy, y, needs, **more):
-        noted.append(("modulated_conv2d", tuple(i for i, need in enumerate(needs) if need)))
-        return backward(backend, prepared, dy, y, needs, **more)
+    def note_gradients(layer, du, scale, needs):
+        noted.append(("winograd", asked(needs)))
+        return gradients(layer, du, scale, needs)
 
     def note(*arguments):
-        noted.append(("torch", tuple(i for i, need in enumerate(arguments[-1]) if need)))
-        return gradients(*arguments)
+        noted.append(("torch", asked(arguments[-1])))
+        return backward(*arguments)
 
-    monkeypatch.setattr(layer, "forward", note_forward)
-    monkeypatch.setattr(layer, "backward", note_backward)
+    monkeypatch.setattr(winograd, "forward", note_forward)
+    monkeypatch.setattr(winograd, "gradients", note_gradients)
     monkeypatch.setattr(torch_convolution, "convolution_backward", note)
     return noted
 
@@ -98,7 +100,7 @@ def test_fused_layers_run_no_more_than_they_must(calls):
     """
     layers, x = _two_layers(32)
     _r1(layers, x)
-    ours = [needs for op, needs in calls if op == "modulated_conv2d"]
+    ours = [needs for by, needs in calls if by == "winograd"]
     assert sorted(ours, key=str) == sorted([None] * 3 + [(0,)] * 2 + [(1,)] * 2, key=str)
 
 
@@ -106,7 +108,7 @@ def test_torch_s_convolutions_run_no_more_than_they_must(calls):
     layers, x = _two_layers(32)
     with use_backend("eager"):
         _r1(layers, x)
-    ours = [needs for op, needs in calls if op == "torch"]
+    ours = [needs for by, needs in calls if by == "torch"]
     assert sorted(ours) == [(0,)] * 2 + [(1,)] * 2
 
 

@@ -50,6 +50,7 @@ AFTER = Record(
     *("Epilogue", Record("Blend", [N, K, O], REGIONS, K), Maybe([N, 1, H, W]), True, Maybe([1])),
     *(Maybe([O]), Record("Activation", 0.2, 1.5, None)),
 )
+ONE_STYLE = Record("Epilogue", Record("Blend", Maybe([N, O]), EMPTY, 1), *AFTER[2:])
 PLANES = Record("Planes", N, C, W, F32)
 MASKED = Record("MaskedImages", N, C, W, False, F32, F32)
 CROPS = Record("Crops", N, K, C, (H, W), S, LAST, F32, F32)
@@ -71,6 +72,10 @@ CALLS = {
     "modulated_conv2d_epilogue": (OUTPUTS, OUT, OUT, AFTER),
     "modulated_conv2d_epilogue_backward": (OUTPUTS, OUT, OUT, EMPTY, Maybe(OUT), [O])
     + (Maybe([N, K, O]), Maybe([N, H, W]), AFTER),
+    "modulated_conv2d_combine": (IMAGES, Maybe(IMAGE), IMAGE, [N, C], [N, C], IMAGE, Maybe(IMAGE)),
+    "modulated_conv2d_twice": (OUTPUTS, OUT, OUT, Maybe(OUT), OUT, Maybe([N, O]), Maybe(OUT))
+    + ([2 * N, H, W, O], [N, 2, O], ONE_STYLE),
+    "modulated_conv2d_unscale": (IMAGES, IMAGE, Maybe(IMAGE), [N, C], Maybe(IMAGE), [N, C]),
     "modulated_conv2d_is_even": (IMAGES, IMAGE, 256.0),
     "modulated_conv2d_squares": (KERNELS, WEIGHT, SQUARES),
     "modulated_conv2d_demodulation": (KERNELS, SQUARES, [N, C], [N, O], N, 1e-8),

@@ -1,9 +1,9 @@
 """The registered operators behind modulated_conv2d and their derivatives; knows no backend.
 
 The first derivative is a registered operator, served by the same backend. Its own derivative is
-torch's derivative of the eager backend's passes, for every backend, to any order; where the layer
-is linear but for the activation's slopes it is made of the same two operators
-(`_linear_derivative`).
+that of `second.py` where the backend has the passes for it; where the layer is linear but for the
+activation's slopes it is made of the same two operators (`_linear_derivative`); else it is torch's
+derivative of the eager backend's passes, to any order.
 """
 
 from __future__ import annotations
@@ -15,10 +15,18 @@ from torch import Tensor
 
 from rwm_fast.ops import _check, _dispatch, _memory
 from rwm_fast.ops._absent import beside
-from rwm_fast.ops._registry import needed, nothing_else, pulled_back, register, without_autocast
+from rwm_fast.ops._registry import (
+    is_plain,
+    needed,
+    nothing_else,
+    pulled_back,
+    register,
+    without_autocast,
+)
+from rwm_fast.ops._torch_private import saved_hooks
 from rwm_fast.ops.bias_act.autograd import bias_act_backward
 from rwm_fast.ops.bias_act.reference import along_channels
-from rwm_fast.ops.modulated_conv2d import eager, layer, reference
+from rwm_fast.ops.modulated_conv2d import eager, layer, reference, second
 from rwm_fast.ops.modulated_conv2d.geometry import Settings, geometry
 from rwm_fast.ops.modulated_conv2d.layer import OP, Needs
 from rwm_fast.ops.upfirdn2d.geometry import filter_size
@@ -163,6 +171,16 @@ def _backward_truth(*arguments):
 def _save_backward(ctx, inputs, output) -> None:
     tensors, ctx.settings, ctx.needs = _split(inputs)
     ctx.save_for_backward(*tensors)
+    ctx.dx = None
+    if ctx.needs[0] and ctx.needs[2] and _keeps(output[0]):
+        dx = output[0].detach()  # without the graph, which would hold itself
+        ctx.dx = dx, dx._version
+
+
+def _keeps(dx: Tensor) -> bool:
+    """Whether dx may spare `second.py` a convolution, and keeping it is no more than saving it."""
+    here = dx.device.type == "cpu" and dx.dtype in second.DTYPES  # where a backend reads it
+    return here and is_plain((dx,)) and saved_hooks(False) is None
 
 
 def _backward_derivative(ctx, *cotangents: Tensor | None):
@@ -170,6 +188,9 @@ def _backward_derivative(ctx, *cotangents: Tensor | None):
     further = torch.is_grad_enabled()
     wanted = needed(ctx, INPUTS + 2)
     cotangents = tuple(u if u is not None and u.numel() else None for u in cotangents)
+    own = None if further else _second_derivative(ctx, wanted, cotangents)
+    if own is not None:
+        return *own, None, *[None] * len(Settings._fields), None
     if _is_linear(ctx, wanted, cotangents):
         answer = _linear_derivative(ctx, wanted, cotangents)
         return *answer, None, *[None] * len(Settings._fields), None
@@ -198,6 +219,33 @@ def _backward_derivative(ctx, *cotangents: Tensor | None):
     grads = iter(grads)
     answer = [next(grads) if want else None for want in wanted]
     return *answer, None, *[None] * len(Settings._fields), None
+
+
+def _second_derivative(ctx, wanted, cotangents) -> list[Tensor | None] | None:
+    """By the backend's own passes; None where it has none for this call."""
+    p, _, t, *others = cotangents
+    dy, y, *tensors, filter = ctx.saved_tensors
+    x, weight, styles, regions_in, regions_out, *_ = tensors
+    served = regions_in is None and regions_out is None and x.dtype in second.DTYPES and x.numel()
+    others = (cotangents[1], *others)
+    plain = not torch.compiler.is_compiling() and is_plain((dy, p, t))
+    if not served or not plain or any(u is not None for u in others):
+        return None
+    if p is None and t is None:
+        return None
+    prepared = layer_of(*tensors, filter, settings=ctx.settings)
+    backend = _dispatch.choose(OP, prepared)
+    if not hasattr(backend, "unwind_twice"):
+        return None
+    dx, version = ctx.dx or (None, 0)
+    ctx.dx = None  # not kept longer than the saved tensors are
+    dx = dx if dx is not None and dx._version == version else None
+    want = second.Wanted(wanted[0], *wanted[2:5])
+    with without_autocast(x.device):
+        grads = second.derivative(backend, prepared, second.First(dy, y, dx, p, t), want)
+    found = zip(grads, (dy, x, weight, styles), strict=True)
+    d_dy, *rest = (None if g is None else _like(g, like) for g, like in found)
+    return [d_dy, None, *rest, *[None] * (INPUTS - 3)]
 
 
 def _is_linear(ctx, wanted, cotangents) -> bool:

@@ -16,6 +16,7 @@ An address does not keep its tensor: whatever one is taken of has a name until t
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -85,10 +86,14 @@ def prepare(layer: Layer) -> None:
     shape = Shape(layer.x.shape, weight.shape, layer.geometry, flip, regions, order is LAST, dtype)
     units = dtype == torch.bfloat16 and matrix_units()
     records = _records(shape, units, winograd.enabled)
-    weights = Weights(weight, order, layer.wide, records.kernels)
-    x = layer.x if dtype == records.dtype else layer.x.to(records.dtype)
+    _settle(layer, records, Weights(weight, order, layer.wide, records.kernels), shape)
+
+
+def _settle(layer: Layer, records: Records, weights: Weights, shape: Shape) -> None:
+    x, dtype = layer.x, records.dtype
+    x = x if x.dtype == dtype else x.to(dtype)
     if records.by is winograd and not winograd.keeps_to_bound(layer, weights, records.input, x):
-        records = _records(shape, units, False)
+        records = _records(shape, shape.dtype == torch.bfloat16 and matrix_units(), False)
         x = layer.x.to(records.dtype)
     layer.body, layer.x = Body(records, weights, shape), x
 
@@ -150,3 +155,57 @@ def gradients(layer: Layer, du: Tensor, scale: Tensor | None, needs: Needs) -> G
         wide = shape._replace(dtype=du.dtype)  # what du is already
         layer.body = layer.body._replace(records=_records(wide, False, False))
     return layer.body.records.by.gradients(layer, du, scale, needs)
+
+
+# ---- the second derivative (`second.py`): float32 and float64, one style an image
+
+
+def squares(layer: Layer) -> Tensor:
+    """Q [O, I]."""
+    return layer.body.weights.squares()
+
+
+def beside(layer: Layer, x: Tensor, styles: Tensor) -> Layer:
+    """Another batch and its styles through the same weights."""
+    other, (_, weights, shape) = replace(layer, x=x, styles=styles), layer.body
+    shape = shape._replace(x=x.shape)
+    _settle(other, _records(shape, False, winograd.enabled), weights, shape)
+    return other
+
+
+def combine(layer: Layer, p: Tensor | None, t: Tensor, both: bool) -> Tensor:
+    """e = a·p + t·x, and a·x behind it."""
+    x = layer.x
+    n = x.shape[0]
+    e = torch.empty(((1 + both) * n, *x.shape[1:]), dtype=x.dtype, memory_format=LAST)
+    z = e[n:] if both else None
+    _extension.cpu().modulated_conv2d_combine(
+        layer.body.records.input, *addresses(p, x, layer.styles, t, e, z)
+    )
+    return e
+
+
+def unwind_twice(
+    layer: Layer, images: tuple, h: Tensor | None, epilogue: Epilogue, need: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """One pass over dy, y, f and u."""
+    dy, y, f, u = images
+    n, o, *size = y.shape
+    du = torch.empty((n if h is None else 2 * n, o, *size), dtype=y.dtype, memory_format=LAST)
+    d_dy = torch.empty_like(dy) if need else None
+    sums = layer.styles.new_empty(n, 2, o)
+    _extension.cpu().modulated_conv2d_twice(
+        layer.body.records.output,
+        *addresses(dy, y, u, f, h, d_dy, du, sums),
+        epilogue_record(_extension.cpu(), epilogue),
+    )
+    return d_dy, du, sums
+
+
+def unscale(layer: Layer, dx: Tensor, p: Tensor | None, ratio: Tensor, to: Tensor | None) -> Tensor:
+    """to += ratio·dx; Σ_p p·dx [N, I]."""
+    sums = torch.empty_like(ratio[:, 0])
+    _extension.cpu().modulated_conv2d_unscale(
+        layer.body.records.input, *addresses(dx, p, ratio, to, sums)
+    )
+    return sums
