@@ -138,6 +138,8 @@ class LossConfig:
     patch: float = 1.0  # base: patch discriminator
     num_patches: int = 8  # base: crops per image
     patch_scale: Pair = (1 / 8, 1 / 4)  # base: side of a crop as a fraction of the image side
+    # base: a crop's points run from edge to edge of its box; ours: between its pixels' centres
+    patch_grid: Literal["edges", "centres"] = "centres"
     code_consistency: float = 1.0  # ours: weight of L_CC, 0 = off
     style_lambda: float = 16.0  # ours: lambda; sqrt(style_dim / content_channels) balances L_CC
     consistency_interval: int = 16  # paper: K, L_CC on every K-th generator step
@@ -152,6 +154,7 @@ class LossConfig:
     r1_gamma: float = 10.0  # base: gamma / 2 * |dD/dx|^2
     r1_patch_gamma: float = 1.0  # base: gamma / 4 * (|dP/dreference|^2 + |dP/dtarget|^2)
     r1_interval: int = 16  # base: R1 on every k-th discriminator step, times k
+    r1_phase: Literal["first", "last"] = "first"  # base: last, R1 on the last step of every k
     content_jitter: float = 0.0  # ours: colour mixing of what the content branch sees, 0 = off
     content_jitter_keep: float = 0.2  # ours: share of pictures that keep their colours under it
 
@@ -350,6 +353,9 @@ _SMALL_128 = ModelConfig(
     discriminator_channels=(64, 128, 256, 256, 256, 256), discriminator_hidden=256,
     patch_size=64, patch_channels=(32, 64, 128, 192, 192), patch_wide_channels=0,
     patch_feature_channels=192, patch_hidden=(512, 512))
+_BASE_LOSS = LossConfig(
+    code_consistency=0.0, content_alignment=0.0, patch_grid="edges", r1_phase="last")
+_BASE_TRAIN = TrainConfig(precision="fp32", ema_half_life_kimg=1e-6)  # no averages
 _DEMO = ModelConfig(
     image_size=64, fold=2, input_kernel=3,
     encoder_channels=(32,), encoder_filter=(1, 1), encoder_padding="zeros",
@@ -372,6 +378,14 @@ PRESETS: dict[str, Config] = {
     # base: faces at 1024 px
     "paper-1024": Config("paper-1024", _PAPER_1024,
         LossConfig(style_lambda=14.0), DataConfig(resize=1024, resize_mode="square")),
+    # base itself, nothing of the paper: churches and bedrooms, mountains, faces
+    "base-256": Config("base-256",
+        ModelConfig(demodulation="weight", patch_aggregate=False), _BASE_LOSS, train=_BASE_TRAIN),
+    "base-512": Config("base-512", replace(_PAPER_512, demodulation="weight"),
+        replace(_BASE_LOSS, r1_patch_gamma=10.0), DataConfig(resize=512), train=_BASE_TRAIN),
+    "base-1024": Config("base-1024", replace(_PAPER_1024, demodulation="weight"),
+        replace(_BASE_LOSS, style_lambda=14.0), DataConfig(resize=1024, resize_mode="square"),
+        train=_BASE_TRAIN),
     # ours: the same method for one small GPU
     "small-128": Config("small-128", _SMALL_128,
         LossConfig(style_lambda=8.0), DataConfig(resize=128),

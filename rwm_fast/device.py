@@ -4,7 +4,7 @@ import torch
 
 from rwm_fast.errors import UserError
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -39,7 +39,8 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
         ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if ampere else torch.float32
     if name not in PRECISIONS:
-        raise UserError(f"--precision: expected auto, fp32 or bf16, got {name!r}")
+        names = ", ".join(PRECISIONS)
+        raise UserError(f"--precision: expected one of auto, {names}, got {name!r}")
     return PRECISIONS[name]
 
 

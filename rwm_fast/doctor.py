@@ -1,8 +1,9 @@
 """What runs here, and why not the rest: `python -m rwm_fast.doctor`.
 
-Prints versions, CPU features, GPUs, what the installation built, and which backends serve each
-operator. Exit status 0, or 1 if something is broken: a module that was built and does not load, an
-operator that fails or whose answer is not that of its eager backend.
+Prints versions, CPU features, GPUs, what the installation built, which backends serve each
+operator, and the weights that came with the package. Exit status 0, or 1 if something is broken: a
+module that was built and does not load, an operator that fails or whose answer is not that of its
+eager backend, weights that are damaged.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import torch
 from torch import Tensor
 
 import rwm_fast
+from rwm_fast.errors import UserError
+from rwm_fast.models import pretrained, read_config
+from rwm_fast.models.weights import read_tensors
 from rwm_fast.ops import _dispatch, _extension, _torch_private
 
 PACKAGES = ("torch", "triton", "numpy", "pillow", "safetensors", "tqdm", "tyro", "matplotlib")
@@ -44,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         "Machine": machine(),
         "Native modules": native(problems),
         "Operators": operators(problems),
+        "Weights": weights(problems),
     }
     for title, lines in sections.items():
         print(f"{title}\n  " + "\n  ".join(lines) + "\n")
@@ -208,6 +213,23 @@ def row_without_gpu(op: str, reasons: dict) -> str:
         answer = f"{why_no_gpu()}; {missing}" if missing else why_no_gpu()
         cells.append(f"no[{reasons.setdefault(answer, len(reasons) + 1)}]".ljust(len(name)))
     return " ".join(cells)
+
+
+def weights(problems: list[str]) -> Iterator[str]:
+    """Lines about the weights that come with the package: names for --checkpoint."""
+    for name in pretrained.names():
+        path = pretrained.resolve(name)
+        try:
+            model = read_config(path).model
+            read_tensors(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        size = path.stat().st_size / 1e6
+        default = ", what edit and evaluate take by themselves" * (name == pretrained.DEFAULT)
+        yield f"{name}: {model.image_size} px, {size:.1f} MB{default}"
+    if not pretrained.names():
+        problems.append(f"no weights in {pretrained.FOLDER}")
 
 
 def disagreement(op: str, name: str, arguments: dict, dtype: torch.dtype) -> list[str]:

@@ -20,16 +20,17 @@ from rwm_fast.data.saving import check_target
 from rwm_fast.device import prepare
 from rwm_fast.errors import UserError, reports_user_errors
 from rwm_fast.models import RegionEditor
+from rwm_fast.models.pretrained import DEFAULT
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the command line says."""
 
-    checkpoint: Path  # run folder, or a weights file
     content: Path  # the picture to edit
     style: tyro.conf.UseAppendAction[tuple[Path, ...]]  # picture to take the style from; repeatable
     out: Path  # the edited picture, of the content picture's size
+    checkpoint: str = DEFAULT  # name of the package's own weights, run folder, or a weights file
     # white = repaint; of the content picture's size; repeatable, the k-th goes with the k-th style
     mask: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     # which level, palette index or colour (rrggbb) of a mask with several; one serves all masks
@@ -39,7 +40,7 @@ class Arguments:
     work_size: int = 0  # px, short side at which the networks work; 0 = that of the pictures
     max_megapixels: float = LIMITS.max_megapixels  # larger pictures are not read
     device: str = "auto"  # cpu, cuda or cuda:N
-    precision: str = "auto"  # fp32 or bf16
+    precision: str = "auto"  # fp32, bf16 or fp16
 
     def __post_init__(self) -> None:
         if self.mask_label and (not self.mask or len(self.mask_label) not in (1, len(self.mask))):

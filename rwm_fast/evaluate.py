@@ -18,6 +18,7 @@ from rwm_fast.device import prepare
 from rwm_fast.errors import UserError, reports_user_errors
 from rwm_fast.metrics.evaluate import Pairs
 from rwm_fast.models import RegionEditor, read_config
+from rwm_fast.models.pretrained import DEFAULT, is_name, resolve
 from rwm_fast.models.weights import read_kimg
 from rwm_fast.training.pairs import landscape_pairs, photo_pairs
 from rwm_fast.training.report import evaluate, machine, save_pairs_grid, save_report, text_of
@@ -30,7 +31,7 @@ PAIRS = 256  # scored, if the pictures are not more
 class Arguments:
     """What the command line says."""
 
-    checkpoint: Path  # run folder, or a weights file
+    checkpoint: str = DEFAULT  # name of the package's own weights, run folder, or a weights file
     # folders or zips of pictures, all of which are scored; none = pictures of the kind that the
     # model was trained on, held out of training
     data: tuple[str, ...] = ()
@@ -38,7 +39,7 @@ class Arguments:
     split: Literal["report", "tune"] = "report"  # of landscapes: tune is for choosing settings
     quick: bool = False  # judge by the pass mark of quick runs
     strict: bool = False  # judge whatever was trained; exit with status 1 if the mark is missed
-    out: Path | None = None  # folder of the results; none = that of the weights
+    out: Path | None = None  # folder of the results; none = that of the weights, or runs/NAME
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
     device: str = "auto"  # cpu, cuda or cuda:N
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -58,13 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     pairs, scored = _pairs(arguments, config)
     print(scored)
     report = {
-        "checkpoint": str(arguments.checkpoint),
+        "checkpoint": arguments.checkpoint,
         "split": arguments.split,
         "scored": scored,
         **machine(device, dtype),
         **evaluate(networks, pairs, arguments.quick, None if arguments.strict else kimg),
     }
-    folder = arguments.out or weights_folder(arguments.checkpoint)
+    folder = arguments.out or results_folder(arguments.checkpoint)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_report(folder / "scores.json", report)
@@ -83,7 +84,7 @@ def _pairs(arguments: Arguments, config: Config) -> tuple[Pairs, str]:
     if not sources:
         pairs = landscape_pairs(arguments.split, arguments.pairs or PAIRS, config.model.image_size)
         return pairs, f"scored: {len(pairs)} pairs of landscapes"
-    if not arguments.data and not arguments.checkpoint.is_dir():
+    if not arguments.data and not resolve(arguments.checkpoint).is_dir():
         raise UserError(  # a weights file may be anybody's, and so may the folders that it names
             f"--data: expected the pictures to score, for {arguments.checkpoint} is no run folder "
             f"of which those of its training could be taken"
@@ -107,8 +108,12 @@ def _pairs(arguments: Arguments, config: Config) -> tuple[Pairs, str]:
     )
 
 
-def weights_folder(checkpoint: Path) -> Path:
-    return checkpoint if checkpoint.is_dir() else checkpoint.parent
+def results_folder(checkpoint: str) -> Path:
+    """Beside the weights; for the package's own in runs, as if they had been trained here."""
+    if is_name(checkpoint):
+        return Path("runs") / checkpoint
+    path = Path(checkpoint)
+    return path if path.is_dir() else path.parent
 
 
 if __name__ == "__main__":

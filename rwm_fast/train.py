@@ -1,7 +1,8 @@
 """Train: `python -m rwm_fast.train` runs the demo, `--data PHOTOS --preset paper-256` your photos.
 
 Running the same command again goes on where it stopped, whatever ended it; Ctrl-C saves first.
-`--init RUN` starts from the networks of another run, or from a weights file.
+`--init RUN` starts from the networks of another run, from a weights file or from the package's own
+(`--init photos`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Arguments:
         default_factory=lambda: PRESETS["demo"]
     )
     out: str = ""  # run folder; empty = runs/PRESET, or runs/PRESET-quick
-    init: str = ""  # run folder or weights file whose networks a new run starts from
+    init: str = ""  # run folder, weights file or name (photos) whose networks a new run starts from
     quick: bool = False  # the two-minute form of the preset
     dry_run: bool = False  # print settings, parameter counts and memory, then stop
 

@@ -251,7 +251,7 @@ def test_several_regions_with_several_styles(trained, picture, tmp_path):
             "edit: feather must be at least 0 pixels, got -1.0",
         ),
         ({"--work-size": "-1"}, "edit: work_size must be at least 0 pixels, got -1"),
-        ({"--precision": "fp8"}, "expected auto, fp32 or bf16, got 'fp8'"),
+        ({"--precision": "fp8"}, "expected one of auto, fp32, bf16, fp16, got 'fp8'"),
     ],
 )
 def test_bad_edits(refused, trained, picture, tmp_path, monkeypatch, changes, sentence):

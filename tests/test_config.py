@@ -21,10 +21,11 @@ from rwm_fast.config import (
 
 PARTS = (ModelConfig, LossConfig, MaskConfig, DataConfig, TrainConfig)
 PAPER = ("paper-256", "paper-512", "paper-1024")
+BASE = ("base-256", "base-512", "base-1024")
 
 
-def test_there_are_five_presets_and_each_knows_its_name():
-    assert list(PRESETS) == [*PAPER, "small-128", "demo"]
+def test_each_preset_knows_its_name():
+    assert list(PRESETS) == [*PAPER, *BASE, "small-128", "demo"]
     for name in PRESETS:
         assert preset(name).preset == name
 
@@ -149,6 +150,19 @@ def test_paper_presets_have_the_published_numbers():
     assert [preset(name).data.resize for name in PAPER] == [256, 512, 1024]
     assert [preset(name).model.image_size for name in PAPER] == [256, 512, 768]
     assert [preset(name).model.code_stride for name in PAPER] == [16, 16, 32]
+
+
+@pytest.mark.parametrize(("name", "paper"), [*zip(BASE, PAPER, strict=True)])
+def test_base_presets_differ_from_the_papers_in_what_the_papers_change(name, paper):
+    base, other = preset(name), preset(paper)
+    model = {"demodulation": "weight", "patch_aggregate": name != "base-256"}
+    loss = {"code_consistency": 0.0, "content_alignment": 0.0}
+    loss |= {"patch_grid": "edges", "r1_phase": "last"}
+    train = {"precision": "fp32", "ema_half_life_kimg": 1e-6}
+    assert base.model == dataclasses.replace(other.model, **model)
+    assert base.loss == dataclasses.replace(other.loss, **loss)
+    assert base.data == other.data
+    assert base.train == dataclasses.replace(other.train, **train)
 
 
 @pytest.mark.parametrize("name", PRESETS)

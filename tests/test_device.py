@@ -14,6 +14,7 @@ def test_auto_is_float32_on_every_cpu_and_bfloat16_only_if_asked(monkeypatch, am
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert resolve_precision("auto", CPU) == torch.float32
     assert resolve_precision("bf16", CPU) == torch.bfloat16
+    assert resolve_precision("fp16", CPU) == torch.float16
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "float32"), ((8, 0), "bfloat16")])
@@ -24,7 +25,7 @@ def test_auto_is_bfloat16_on_cuda_since_ampere(monkeypatch, capability, dtype):
 
 
 def test_names_that_say_nothing_are_refused():
-    with pytest.raises(UserError, match="--precision: expected auto, fp32 or bf16, got 'fp8'"):
+    with pytest.raises(UserError, match="--precision: expected one of auto, .*fp16, got 'fp8'"):
         prepare("cpu", "fp8")
     with pytest.raises(UserError, match="--device: expected auto, cpu, cuda or cuda:N, got 'tpu'"):
         prepare("tpu", "auto")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rwm_fast import doctor
+from rwm_fast.models import pretrained
 from rwm_fast.ops import _dispatch, _extension
 from rwm_fast.ops.bias_act import eager
 
@@ -41,6 +42,20 @@ def test_a_sound_installation_exits_0_and_explains_every_no():
             assert all(cell.startswith("no[") for cell in on_gpu[0][1:])
     cited = set(re.findall(r"no\[(\d+)\]", out))
     assert cited == set(re.findall(r"^  \[(\d+)\] \w+", out, re.M))
+
+
+def test_the_weights_that_came_with_it_are_named_and_checked(tmp_path, monkeypatch):
+    problems = []
+    told = list(doctor.weights(problems))
+    assert [line.split(":")[0] for line in told] == pretrained.names() and not problems
+    content = bytearray(pretrained.resolve(pretrained.DEFAULT).read_bytes())
+    content[-100] ^= 1
+    (tmp_path / "mine.safetensors").write_bytes(content)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    assert list(doctor.weights(problems)) == []
+    assert len(problems) == 1 and "mine.safetensors: damaged" in problems[0]
+    (tmp_path / "mine.safetensors").unlink()
+    assert list(doctor.weights(problems)) == [] and problems[1] == f"no weights in {tmp_path}"
 
 
 def test_the_request_for_a_backend_shows_in_the_table():

@@ -215,7 +215,9 @@ def run_styled(
         if getattr(holder, "image_size", x.shape) is None:
             holder.image_size = torch.Size((n, conv.weight.shape[1], h, w))
         fixed = getattr(holder, "fixed_noise", None)
-        if fixed is not None:
+        if fixed is True:  # mmagic's flag: drawn from a seed of its own
+            return theirs.forward(layer, x, style, noise)
+        if isinstance(fixed, Tensor):
             same = fixed.shape[2:] == (h, w)
             noise = fixed if same else F.interpolate(fixed, (h, w), mode="nearest")
         elif noise is None:

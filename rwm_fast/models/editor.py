@@ -14,6 +14,7 @@ from rwm_fast.models.compositing import composite, exclusive, resized
 from rwm_fast.models.encoder import Encoder
 from rwm_fast.models.generator import Generator, Noise
 from rwm_fast.models.network import placed, require
+from rwm_fast.models.pretrained import resolve
 from rwm_fast.models.weights import load_weights, read_config
 from rwm_fast.nn.layers import mirror
 
@@ -22,9 +23,10 @@ class RegionEditor(nn.Module):
     """Repaints pictures, whole or by region, in the style of others: `edit` does all of it, `swap`,
     `repaint` and `interpolate` are its common forms.
 
-    Images are float [N, 3, H, W] in [−1, 1] of any size: they are mirrored up to the networks'
-    stride and cropped back. Style images may have other sizes than the content image; a batch of
-    one serves all. Results are in [−1, 1], on the content image's grid. No gradients.
+    Images are [N, 3, H, W] in [−1, 1], of any float dtype and size: they are mirrored up to the
+    networks' stride and cropped back. Style images may have other sizes than the content image; a
+    batch of one serves all. Results are in [−1, 1], on the content image's grid, in the dtype of
+    the parameters (float32), whatever the networks compute in. No gradients.
 
     With `noise_seed` an integer, models with noise inputs get the same maps in every call; with
     None they get none.
@@ -47,11 +49,13 @@ class RegionEditor(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> RegionEditor:
-        """An editor from a weights file, a run folder, or what the official Swapping Autoencoder
-        saves; `dtype` is what the networks compute in.
+        """An editor from the name of weights that come with the package ("photos"), a weights file,
+        a run folder, or what the official Swapping Autoencoder saves; `dtype` is what the networks
+        compute in: None (float32), bfloat16 or float16.
 
         Raises `rwm_fast.models.WeightsError` if there is none, or it does not fit.
         """
+        path = resolve(path)
         if official.is_checkpoint(path):
             networks = official.load(path, dtype)[1]
             encoder, generator = networks["encoder"], networks["generator"]
@@ -111,6 +115,8 @@ class RegionEditor(nn.Module):
         if feather is not None:
             require(feather >= 0, "edit", "feather must be at least 0 pixels", feather)
             require(count > 0, "edit", "feather needs a mask", None)
+        # around the networks everything is in the dtype of the parameters
+        content, *images = (x.to(self.generator.parameter_dtype) for x in (content, *images))
         planes = self._planes(content, masks, count) if count else None  # [N, K, H, W]
         small = resized(content, work_size)
         images = [resized(image, work_size) for image in images]

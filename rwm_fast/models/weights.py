@@ -17,6 +17,7 @@ from torch import Tensor
 from rwm_fast.config import Config, ModelConfig
 from rwm_fast.disk import write_whole
 from rwm_fast.errors import UserError
+from rwm_fast.models import pretrained
 from rwm_fast.models.encoder import Encoder
 from rwm_fast.models.generator import Generator
 
@@ -145,12 +146,14 @@ def digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
-    """The weights file at `path`, which may be its folder."""
-    path = Path(path)
+    """The weights file at `path`, which may be its folder, or the name of weights that come with
+    the package."""
+    path = pretrained.resolve(path)
     path = path / FILE_NAME if path.is_dir() else path
     if not path.is_file():
         raise WeightsError(
-            f"no weights at {path}: expected a {FILE_NAME} file or a run folder that holds one"
+            f"no weights at {path}: expected a {FILE_NAME} file or a run folder that holds one, or "
+            f"one of the package's own names: {', '.join(pretrained.names())}"
         )
     return path
 

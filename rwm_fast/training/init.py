@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rwm_fast.errors import UserError
+from rwm_fast.models.pretrained import resolve
 from rwm_fast.models.weights import FILE_NAME, read_tensors
 from rwm_fast.training.checkpoint import Checkpoints
 from rwm_fast.training.trainer import Trainer
@@ -20,12 +21,13 @@ log = logging.getLogger("rwm_fast")
 
 def start_from(trainer: Trainer, source: str | Path) -> str:
     """Fill a trainer's networks from a run folder (its newest good state: all four networks and the
-    averages) or from a weights file (encoder and generator). Returns one line on what was taken.
+    averages), or from a weights file or a name of the package's own weights (encoder and
+    generator). Returns one line on what was taken.
 
     A tensor is taken if it has the name and the shape of one here; the others stay random, and each
     network that this happens to is named. UserError if there is nothing to take.
     """
-    path = Path(source)
+    path = resolve(source)
     state = Checkpoints(path / "checkpoints").newest() if path.is_dir() else None
     here = trainer.nets.as_dict()
     targets = {name: dict(net.state_dict(keep_vars=True)) for name, net in here.items()}

@@ -11,7 +11,6 @@ by the discriminators that have just learned from it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ class Rule(NamedTuple):
 
     weight: float  # in the sum that its update minimises; 0 = never due
     every: int = 1  # on every k-th step of its side
+    last: bool = False  # on the last step of k, not on the first
     first_part: bool = False  # in the first part of a run too
     start_kimg: float = 0.0  # not before so many images were seen
 
@@ -35,6 +35,7 @@ def table(loss: LossConfig) -> dict[str, dict[str, Rule]]:
     hybrids, patches = loss.gan_hybrid > 0, loss.patch > 0
     images = hybrids or loss.gan_reconstructed > 0 or loss.gan_swapped > 0
     r1_image, r1_patch = images * loss.r1_gamma / 2, patches * loss.r1_patch_gamma / 4
+    r1_steps = loss.r1_interval, loss.r1_phase == "last"
     consistency = loss.code_consistency * loss.consistency_gain
     lazy, start = loss.consistency_interval, loss.consistency_start_kimg
     return {
@@ -47,8 +48,8 @@ def table(loss: LossConfig) -> dict[str, dict[str, Rule]]:
             "d_patch_swapped": Rule(float(patches)),
         },
         "r1": {  # lazy (base): rarely due, and weighted by the interval
-            "r1": Rule(r1_image * loss.r1_interval, loss.r1_interval),
-            "r1_patch": Rule(r1_patch * loss.r1_interval, loss.r1_interval),
+            "r1": Rule(r1_image * loss.r1_interval, *r1_steps),
+            "r1_patch": Rule(r1_patch * loss.r1_interval, *r1_steps),
         },
         "autoencoder": {
             "reconstruction": Rule(loss.reconstruction, first_part=True),
@@ -60,7 +61,9 @@ def table(loss: LossConfig) -> dict[str, dict[str, Rule]]:
             "consistency_content": Rule(consistency, lazy, start_kimg=start),
             "consistency_style": Rule(consistency * loss.style_lambda, lazy, start_kimg=start),
             "content_alignment": Rule(
-                loss.content_alignment, loss.alignment_interval, loss.alignment_from_start
+                loss.content_alignment,
+                loss.alignment_interval,
+                first_part=loss.alignment_from_start,
             ),
         },
     }
@@ -121,7 +124,8 @@ class Schedule:
 
     def all(self) -> Due:
         """Every term that has a weight, for both sides."""
-        return Due(False, *(self.select(update, 0, math.inf) for update in self.table))
+        weigh = lambda rules: {k: rule.weight for k, rule in rules.items() if rule.weight > 0}
+        return Due(False, *map(weigh, self.table.values()))
 
     def select(self, update: str, step: int, nimg: float, *, first_part: bool = False) -> Weights:
         """Weights of an update's terms that are due at a step of its side."""
@@ -129,7 +133,7 @@ class Schedule:
             name: rule.weight
             for name, rule in self.table[update].items()
             if rule.weight > 0
-            and step % rule.every == 0
+            and step % rule.every == (rule.every - 1 if rule.last else 0)
             and nimg >= rule.start_kimg * 1000
             and (rule.first_part or not first_part)
         }

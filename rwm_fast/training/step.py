@@ -3,8 +3,12 @@
 Pictures come in pairs of neighbours: (2i, 2i + 1) exchange their content codes. So row k of
 `swapped` is painted in the style of picture k on the content of its neighbour. In the words of the
 paper (You et al., ACM MM 2021, arXiv 2108.08674), for row k: A = neighbour, B = picture k,
-I_g = swapped, I_h = hybrid. "base" is the Swapping Autoencoder (Park et al., NeurIPS 2020): with
-the weights of code consistency and content alignment at 0 the terms below are exactly its terms.
+I_g = swapped, I_h = hybrid. "base" is the Swapping Autoencoder as its code has it (Park et al.,
+NeurIPS 2020). With the weights of code consistency and content alignment at 0 the terms below are
+its terms. The presets base-256, base-512 and base-1024 set all else in which its code differs, and
+then steps are its steps: from the same draws losses, all gradients of an update, those of R1, and
+parameters after Adam agree to 2e-8 in float64 (two ε of 1e-8 stand elsewhere; with those moved, to
+1e-14: tests/models/test_official_training.py).
 When a term is due and what it weighs stands in `schedule.py`.
 """
 
@@ -184,6 +188,8 @@ class Method:
         boxes = sample_boxes(
             len(image), loss.num_patches, loss.patch_scale, generator=random, device=image.device
         )
+        if loss.patch_grid == "edges":  # the outermost of the points reach the box's edges
+            boxes[..., 2:] *= size / (size - 1)
         return crop_patches(image, boxes, size)
 
     def verdicts(self, images: dict[str, Tensor], weights: Weights) -> dict[str, Tensor]:

@@ -36,6 +36,21 @@ def conv2d_resample(x, w, f, up, down, padding, groups=1, flip_weight=True, flip
     return upfirdn2d(x, f, down=(down, down), flip_filter=flip_filter) if down > 1 else x
 
 
+def modulated_conv2d(
+    x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None,
+    demodulate=True, flip_weight=True, fused_modconv=True,
+):  # fmt: skip
+    """One image at a time, with weights of its own; both forms of fused_modconv are this."""
+    images = []
+    for image, style in zip(x, styles, strict=True):
+        w = weight * style[:, None, None]
+        w = w * (w.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt() if demodulate else w
+        about = (resample_filter, up, down, (padding,) * 4, 1, flip_weight)
+        images.append(conv2d_resample(image[None], w, *about))
+    y = torch.cat(images)
+    return y if noise is None else y + noise
+
+
 def along(b, dim, x):
     """A bias in the shape that adds it along one dimension."""
     shape = [1] * x.ndim

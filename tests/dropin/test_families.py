@@ -81,18 +81,25 @@ def test_a_layer_without_a_bias():
     torch.testing.assert_close(layer(X), leaky(X, None))
 
 
-def test_mmcv_upfirdn2d_is_nvidias():
-    """Two numbers are x and y."""
+def test_mmcv_2_is_nvidias_under_other_names():
+    """Two numbers are x and y, and the last argument is a switch that changes nothing."""
     settings = {"padding": [2, 1], "flip_filter": True, "gain": 3}
-    found = mmcv.upfirdn2d(input=X, f=KERNEL, up=2, down=(1, 2), impl="ref", **settings)
+    found = mmcv.upfirdn2d(input=X, filter=KERNEL, up=2, down=(1, 2), **settings)
     expected = formulas.upfirdn2d(X, KERNEL, (2, 2), (1, 2), (2, 2, 1, 1), True, 3)
     torch.testing.assert_close(found, expected)
-    assert torch.equal(found, mmcv.upfirdn2d(X, KERNEL, 2, (1, 2), [2, 1], True, 3, "ref"))
+    assert torch.equal(found, mmcv.upfirdn2d(X, KERNEL, 2, (1, 2), [2, 1], True, 3, False))
     for name, factor in (("filter2d", ()), ("upsample2d", (3,)), ("downsample2d", (3,))):
         ours, theirs = getattr(mmcv, name), getattr(nvidia, name)
-        rest = (*factor, [2, 1], True, 3, "ref")
-        assert torch.equal(ours(X, KERNEL, *rest), theirs(X, KERNEL, *rest))
-        assert torch.equal(ours(input=X, f=KERNEL), theirs(X, KERNEL))
+        rest = (*factor, [2, 1], True, 3)
+        assert torch.equal(ours(X, KERNEL, *rest, False), theirs(X, KERNEL, *rest))
+        assert torch.equal(ours(input=X, filter=KERNEL), theirs(X, KERNEL))
+    b = normal(6, seed=1)
+    act = (b, 2, "tanh", 0.3, 1.7, 0.8)
+    assert torch.equal(mmcv.bias_act(X, *act, False), nvidia.bias_act(X, *act))
+    assert torch.equal(mmcv.bias_act(input=X, bias=b[:3]), nvidia.bias_act(X, b[:3]))
+    bend = (KERNEL, KERNEL.flip(0), b[:3], 2, 2, [3, 4], 1.2, 0.1, 0.9, True)
+    assert torch.equal(mmcv.filtered_lrelu(X, *bend, False), nvidia.filtered_lrelu(X, *bend))
+    assert torch.equal(mmcv.filtered_lrelu(input=X), nvidia.filtered_lrelu(X))
 
 
 NAMED = {

@@ -98,7 +98,27 @@ MMCV_FUSED = (
     .replace("fused_leaky_relu", "fused_bias_leakyrelu")
     .replace("zeros(channel)", "zeros(num_channels)")
 )
-MMCV_UP = f"def upfirdn2d(input: torch.Tensor, f: torch.Tensor, {UP}) -> torch.Tensor: pass\n"
+MMCV_UP = """
+def upfirdn2d(input: torch.Tensor, filter: torch.Tensor, up: int = 1, down: int = 1,
+              padding: Union[int, List[int]] = 0, flip_filter: bool = False,
+              gain: Union[float, int] = 1, use_custom_op: bool = True): pass
+"""
+MMCV_2 = {
+    "mmcv/ops/bias_act.py": """
+        class EasyDict(dict): pass
+        def bias_act(input, bias=None, dim=1, act='linear', alpha=None, gain=None, clamp=None,
+                     use_custom_op=True): pass
+        """,
+    "mmcv/ops/filtered_lrelu.py": """
+        def filtered_lrelu(input, filter_up=None, filter_down=None, bias=None, up=1, down=1,
+                           padding=0, gain=np.sqrt(2), slope=0.2, clamp=None, flip_filter=False,
+                           use_custom_op=True): pass
+        """,
+    "mmcv/ops/conv2d_gradfix.py": """
+        def no_weight_gradients(disable=True): yield
+        def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1): pass
+        """,
+}
 
 
 @pytest.fixture
@@ -121,7 +141,8 @@ def project(tmp_path, monkeypatch):
 
     yield write
     for name in set(sys.modules) - before:
-        del sys.modules[name]
+        if not name.startswith(("rwm_fast", "torch.")):  # loaded late, to stay
+            del sys.modules[name]
     dropin.uninstall()
 
 
@@ -226,10 +247,32 @@ def test_mmcv_of_both_ages(project, source, size):
     names += "from .fused_bias_leakyrelu import FusedBiasLeakyReLU, fused_bias_leakyrelu\n"
     files = {"mmcv/__init__.py": "", "mmcv/ops/__init__.py": names}
     files |= {"mmcv/ops/upfirdn2d.py": source, "mmcv/ops/fused_bias_leakyrelu.py": MMCV_FUSED}
-    ops = project(files)("mmcv.ops")
+    load = project(files | (MMCV_2 if source == MMCV_UP else {}))
+    ops = load("mmcv.ops")
     y = ops.upfirdn2d(torch.ones(1, 1, 4, 4), torch.ones(2, 2), 1, 1, (1, 2))
     assert tuple(y.shape[2:])[::-1] == size
     assert ops.FusedBiasLeakyReLU(num_channels=2)(torch.ones(1, 2)).shape == (1, 2)
+    if source == MMCV_UP:
+        assert load("mmcv.ops.bias_act").activation_funcs["lrelu"].def_alpha == 0.2
+        assert load("mmcv.ops.filtered_lrelu")._get_filter_size(None) == (1, 1)
+        assert load("mmcv.ops.conv2d_gradfix").enabled is False
+        assert len(dropin.report().replaced) == 5
+
+
+def test_mmgeneration(project):
+    """NVIDIA's files in another folder, with a class of their own."""
+    folder = "mmgen/ops/stylegan3/ops"
+    files = packages(f"{folder}/x")
+    for name in ("upfirdn2d", "bias_act", "filtered_lrelu"):
+        files[f"{folder}/{name}.py"] = NVIDIA[f"torch_utils/ops/{name}.py"]
+    files[f"{folder}/bias_act.py"] += "        class EasyDict(dict): pass\n"
+    files["mmgen/ops/conv2d_gradfix.py"] = MMCV_2["mmcv/ops/conv2d_gradfix.py"]
+    load = project(files)
+    assert load("mmgen.ops.stylegan3.ops.bias_act").activation_funcs["relu"].def_alpha == 0
+    for name in ("stylegan3.ops.upfirdn2d", "stylegan3.ops.filtered_lrelu", "conv2d_gradfix"):
+        load(f"mmgen.ops.{name}")
+    assert set(dropin.report().replaced.values()) == {"mmgeneration"}
+    assert len(dropin.report().replaced) == 4
 
 
 @pytest.mark.parametrize(

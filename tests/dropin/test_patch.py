@@ -3,13 +3,12 @@
 import copy
 import logging
 import re
-import types
 
 import formulas
 import pytest
 import their_layers as theirs
 import torch
-from formulas import F64, assert_same, derivatives, normal
+from formulas import derivatives, normal
 from torch import nn
 
 from rwm_fast import dropin
@@ -87,6 +86,15 @@ def test_mmagic_modulated(upsample):
     same_when_patched(theirs.MmModulated(3, 4, 3, 5, upsample, style_bias=0.5), X, STYLE)
 
 
+def test_a_layer_that_has_run_is_patched_too():
+    """Its weight, which a hook makes in every forward, is no leaf any more."""
+    layer = drawn(theirs.MmModulated(3, 4, 3, 5))
+    expected = layer(X, STYLE)
+    dropin.patch(layer)
+    assert isinstance(layer, Patched)
+    torch.testing.assert_close(layer(X, STYLE), expected, rtol=1e-6, atol=1e-6)
+
+
 def noise(upsample):
     return normal(2, 1, *((12, 14) if upsample else (6, 7)), seed=3)
 
@@ -138,6 +146,16 @@ def test_uncommon_inputs_of_a_styled_layer(given):
     dropin.patch(layer)
     torch.testing.assert_close(layer(X, **arguments), expected, rtol=1e-6, atol=1e-6)
     found = layer(input=X, **arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_mmagics_flag_of_fixed_noise():
+    layer = drawn(theirs.ModulatedStyleConv(3, 4, 3, 5))
+    plain = copy.deepcopy(layer)
+    dropin.patch(layer)
+    for part in (layer, plain):
+        part.noise_injector.fixed_noise = True
+    found, expected = layer(X, STYLE), plain(X, STYLE)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -219,7 +237,19 @@ class MoreArguments(theirs.ModulatedConv2d):
         return super().forward(input, style) * mask
 
 
+class OtherScale(theirs.FusedLeakyReLU):
+    """Its scale is a function."""
+
+    def __init__(self, channel):
+        super().__init__(channel)
+        self.scale = lambda x: x
+
+    def forward(self, input):
+        return self.scale(formulas.leaky(input, self.bias))
+
+
 OtherModulated.__name__ = MoreArguments.__name__ = "ModulatedConv2d"
+OtherScale.__name__ = "FusedLeakyReLU"
 
 
 def without(name):
@@ -254,6 +284,7 @@ def half():
         (without("weight"), r"its weight is not \[1, O, I, k, k\]"),
         (without("modulation"), "it has no layer modulation"),
         (without("demodulate"), "it does not say whether it demodulates"),
+        (OtherScale(3), r"our forward fails on it \("),
         (shaped_bias(), "its bias is not one number a channel"),
         (half(), "it casts to float16 by itself"),
         (reflecting(), "it pads by reflection in its forward"),
@@ -303,127 +334,6 @@ def test_float16_stays_finite():
     torch.testing.assert_close(
         found.double(), expected, rtol=2e-2, atol=2e-2 * float(expected.std())
     )
-
-
-# ---- NVIDIA's networks, whose layers call a function of their module
-
-NETWORKS = """
-import torch
-def profiled(fn):
-    def decorator(*args, **kwargs):
-        return fn(*args, **kwargs)
-    return decorator
-@profiled
-def modulated_conv2d(SIGNATURE):
-    return formula(FORWARDED)
-class SynthesisLayer(torch.nn.Module):
-    def forward(self, *args, **kwargs):
-        return modulated_conv2d(*args, **kwargs)
-"""
-A = (
-    "x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None,"
-    " demodulate=True, flip_weight=True, fused_modconv=True"
-)
-B = "x, w, s, demodulate=True, padding=0, input_gain=None"
-
-
-def stylegan2(x, weight, styles, noise, up, down, padding, f, demodulate, flip_weight, fused):
-    images = []
-    for image, style in zip(x, styles, strict=True):
-        w = weight * style[:, None, None]
-        w = w * (w.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt() if demodulate else w
-        around = (padding,) * 4
-        images.append(formulas.conv2d_resample(image[None], w, f, up, down, around, 1, flip_weight))
-    y = torch.cat(images)
-    return y if noise is None else y + noise
-
-
-def stylegan3(x, w, s, demodulate, padding, input_gain):
-    ph, pw = padding if isinstance(padding, (list, tuple)) else (padding, padding)
-    if demodulate:
-        w = w / w.square().mean((1, 2, 3), keepdim=True).sqrt()
-        s = s / s.square().mean().sqrt()
-    images = []
-    for n, image in enumerate(x):
-        kernel = w * s[n][:, None, None]
-        if demodulate:
-            kernel = kernel / (kernel.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
-        if input_gain is not None:
-            kernel = kernel * input_gain.expand(x.shape[:2])[n][:, None, None]
-        images.append(nn.functional.conv2d(image[None], kernel, padding=(ph, pw)))
-    return torch.cat(images)
-
-
-def networks(signature, formula):
-    names = ", ".join(part.split("=")[0].strip() for part in signature.split(","))
-    module = types.ModuleType("training.networks")
-    module.formula = formula
-    source = NETWORKS.replace("SIGNATURE", signature).replace("FORWARDED", names)
-    exec(source, vars(module))
-    return module
-
-
-W = normal(4, 3, 3, 3, seed=2)
-S = normal(2, 3, seed=3)
-FIR = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-
-
-@pytest.mark.parametrize("demodulate", [True, False])
-@pytest.mark.parametrize("up", [1, 2])
-def test_stylegan2_networks(up, demodulate):
-    module = networks(A, stylegan2)
-    layer, theirs_ = module.SynthesisLayer(), module.modulated_conv2d
-    undo = dropin.patch(layer)
-    assert module.modulated_conv2d is not theirs_
-    about = (up, 1, 1, FIR, demodulate, up == 1, True)
-    bare = normal(2, 1, 6 * up, 7 * up, seed=4)
-    assert_same(
-        lambda x, w, s, n: layer(x, w, s, n, *about),
-        lambda x, w, s, n: stylegan2(x, w, s, n, *about),
-        X, W, S, bare,
-    )  # fmt: skip
-    undo()
-    assert module.modulated_conv2d is theirs_
-
-
-@pytest.mark.parametrize("demodulate", [True, False])
-@pytest.mark.parametrize("padding", [1, [2, 0]])
-@pytest.mark.parametrize(
-    "gain", [None, torch.tensor(0.7, dtype=F64), normal(3, seed=5), normal(2, 3)]
-)
-def test_stylegan3_networks(gain, padding, demodulate):
-    layer = networks(B, stylegan3).SynthesisLayer()
-    settings = {"demodulate": demodulate, "padding": padding, "input_gain": gain}
-    dropin.patch(layer)
-    assert_same(
-        lambda x, w, s: layer(x=x, w=w, s=s, **settings),
-        lambda x, w, s: stylegan3(x, w, s, demodulate, padding, gain),
-        X, W, S,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("signature", "formula", "why"),
-    [
-        ("x, w, s, mask=None", lambda *a: a[0], "its modulated_conv2d is not known"),
-        (B, lambda *a: stylegan3(*a) * 2, "its forward gives another result"),
-    ],
-)
-def test_another_function_is_left(signature, formula, why):
-    module = networks(signature, formula)
-    function = module.modulated_conv2d
-    with pytest.raises(ValueError, match="no layer of this model is known"):
-        dropin.patch(module.SynthesisLayer())
-    assert module.modulated_conv2d is function
-    assert why in dropin.report().left["training.networks.modulated_conv2d"]
-
-
-def test_float16_function_stays_finite():
-    layer = networks(A, stylegan2).SynthesisLayer()
-    dropin.patch(layer)
-    x, s = (X.clamp(-1, 1) * 256).half(), S.float() * 10_000
-    y = layer(x, W.float() * 60, s, padding=1)
-    assert y.dtype == torch.float16 and y.isfinite().all()
 
 
 def test_a_patched_layer_compiles_in_one_graph():

@@ -289,11 +289,25 @@ class MmModulated(nn.Module):
 MmModulated.__name__ = "ModulatedConv2d"
 
 
+class MmNoise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.fixed_noise = nn.Parameter(torch.zeros(1)), False  # a flag here
+
+    def forward(self, image, noise=None, return_noise=False):
+        if self.fixed_noise:
+            noise = torch.ones(image.shape[0], 1, *image.shape[2:], dtype=image.dtype)
+        elif noise is None:
+            noise = image.new_empty(image.shape[0], 1, *image.shape[2:]).normal_()
+        result = image + self.weight * noise
+        return (result, noise) if return_noise else result
+
+
 class ModulatedStyleConv(nn.Module):
     def __init__(self, i, o, k, style_dim, **more):
         super().__init__()
         self.fp16_enabled, self.conv = False, MmModulated(i, o, k, style_dim, **more)
-        self.noise_injector, self.activate = NoiseInjection(), FusedLeakyReLU(o)
+        self.noise_injector, self.activate = MmNoise(), FusedLeakyReLU(o)
 
     def forward(self, x, style, noise=None, add_noise=True, return_noise=False):
         out = self.conv(x, style)

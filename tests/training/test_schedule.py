@@ -22,7 +22,7 @@ def steps(name: str, count: int, progress: float) -> list:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "demo"])
+@pytest.mark.parametrize("name", ["paper-256", "paper-512", "paper-1024", "small-128"])
 def test_paper_presets_take_turns(name):
     due = steps(name, 66, 0.0)
     for k in range(0, 66, 2):
@@ -31,6 +31,14 @@ def test_paper_presets_take_turns(name):
         lazy = CONSISTENCY if k % 32 == 0 else set()
         assert set(due[k + 1].autoencoder) == BASE | {"content_alignment"} | lazy
         assert due[k + 1].discriminators is None and not due[k + 1].r1
+
+
+def test_base_presets_take_turns_and_end_every_sixteenth_with_r1():
+    due = steps("base-256", 66, 0.0)
+    for k in range(0, 66, 2):
+        assert set(due[k].discriminators) == JUDGED and due[k].autoencoder is None
+        assert set(due[k].r1) == (R1 if k in (30, 62) else set())  # the 16th and the 32nd
+        assert set(due[k + 1].autoencoder) == BASE and due[k + 1].discriminators is None
 
 
 def test_the_demo_reconstructs_first_and_then_trains_both_sides():
@@ -79,6 +87,5 @@ def test_every_weight_of_the_settings_has_its_terms(name):
     loss = preset(name).loss
     full = Schedule(loss, preset(name).train).all()
     assert set(full.discriminators) == JUDGED and set(full.r1) == R1
-    assert set(full.autoencoder) == (
-        BASE | CONSISTENCY | {"content_alignment"} | ({"edge"} if loss.edge else set())
-    )
+    papers = set() if name.startswith("base") else CONSISTENCY | {"content_alignment"}
+    assert set(full.autoencoder) == BASE | papers | ({"edge"} if loss.edge else set())

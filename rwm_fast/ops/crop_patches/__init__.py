@@ -112,7 +112,9 @@ def sample_boxes(
     Tensor
         [N, P, 4] float32: centre x, centre y, half-width (negative = mirrored), half-height.
 
-    Source: the law of the Swapping Autoencoder's published code (Park et al., NeurIPS 2020).
+    Source: sizes, places and flips are drawn as in the Swapping Autoencoder's published code (Park
+    et al., NeurIPS 2020). Its S × S points of a box lie edge to edge, those of `crop_patches`
+    between the centres of S × S pixels: half-width and half-height times S / (S − 1) give its own.
     """
     op = "sample_boxes"
     for name, count in (("batch", batch), ("num_patches", num_patches)):
