@@ -36,7 +36,7 @@ ALLOWED = {
     "testing": GROUND | {"ops"},  # inputs and comparisons for tests and benchmarks
     "__init__": {"_build"} | {home.split(".")[1] for home in rwm_fast._HOMES.values()},
 }
-COMMANDS = {"train", "edit", "evaluate", "prepare", "convert", "doctor", "examples"}
+COMMANDS = {"train", "edit", "evaluate", "prepare", "convert", "doctor", "examples", "export"}
 EVERYTHING = set(ALLOWED) - {"testing", "dropin"}
 
 # Packages that not everybody has, and heavy ones: only these files may import them at their top.

@@ -165,14 +165,17 @@ class RegionLevels:
 
     def __init__(self, regions: Tensor | None, dtype: torch.dtype) -> None:
         self.regions = None if regions is None else regions.to(dtype)
-        self.made: dict[int, Tensor] = {}  # by height
+        self.made: list[Tensor] = []
 
     def like(self, x: Tensor, up: int = 1) -> Tensor | None:
         """The regions at `up` times the resolution of x, or None if there are none."""
         if self.regions is None:
             return None
         height = x.shape[2] * up
-        if height not in self.made:
-            factor = self.regions.shape[2] // height
-            self.made[height] = F.avg_pool2d(self.regions, factor) if factor > 1 else self.regions
-        return self.made[height]
+        for made in self.made:  # a traced height cannot be a key
+            if made.shape[2] == height:
+                return made
+        factor = self.regions.shape[2] // height
+        made = F.avg_pool2d(self.regions, factor) if factor > 1 else self.regions
+        self.made.append(made)
+        return made

@@ -33,6 +33,9 @@ from rwm_fast.ops._torch_private import (
 )
 
 LIBRARY = torch.library.Library("rwm_fast", "DEF")
+# Every operator that has one -> the same in plain torch: an exported graph of these needs nothing
+# of this package.
+TRUTHS: dict[Any, Callable] = {}
 
 
 def register(
@@ -67,6 +70,8 @@ def register(
     registered = getattr(torch.ops.rwm_fast, name)
     direct = _direct(name, tensors, run, prepare, backward, setup_context)
     truth = None if truth is None else _without_autocast(truth)
+    if truth is not None:
+        TRUTHS[registered.default] = truth
 
     def call(*args: Any) -> Any:
         given = args[:tensors]

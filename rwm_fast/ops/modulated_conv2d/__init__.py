@@ -194,8 +194,12 @@ def _resampled(regions: Tensor, x: Tensor, size: Any) -> Tensor:
     """Regions at another size, by area averaging."""
     if regions.dtype == torch.bool:
         regions = regions.to(accumulator(x.dtype))
-    same = tuple(regions.shape[2:]) == tuple(size)
-    return regions if same else F.adaptive_avg_pool2d(regions, tuple(size))
+    (h, w), (height, width) = regions.shape[2:], size
+    if (h, w) == (height, width):
+        return regions
+    if h % height == 0 and w % width == 0:
+        return F.avg_pool2d(regions, (h // height, w // width))
+    return F.adaptive_avg_pool2d(regions, (height, width))
 
 
 def _as_map(noise: Tensor | None, x: Tensor, size: Sequence[int]) -> Tensor | None:
