@@ -17,7 +17,7 @@ from torch import Tensor
 from rwm_fast.data.colour import Pixels, pixels, upright_size
 from rwm_fast.data.formats import LIMITS, BadImageError, Limits, opened
 from rwm_fast.data.mask_file import AmbiguousMaskError, Mask, mask_of
-from rwm_fast.data.saving import Extras, extras_of, write_picture
+from rwm_fast.data.saving import Extras, bits_of, extras_of, write_picture
 from rwm_fast.disk import open_file
 from rwm_fast.errors import UserError
 
@@ -70,8 +70,8 @@ def load_picture(path: str | Path, limits: Limits = LIMITS) -> Picture:
     """A picture file with all that `save_image` can keep. UserError as `load_image`."""
 
     def read(image: Image.Image) -> Picture:
-        meaning = pixels(image)
-        return Picture(meaning, extras_of(image, meaning.own.size))
+        bits, meaning = bits_of(image), pixels(image)
+        return Picture(meaning, extras_of(image, meaning.own.size, bits))
 
     return _read(path, limits, read)
 
