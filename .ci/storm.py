@@ -66,6 +66,7 @@ class Storm:
         self.random = random.Random(seed)
         self.failures: list[str] = []
         self.counts: dict[str, int] = {}
+        self.told = time.monotonic()
         sys.path.append(str(folder))  # so that the processes of this storm are known by it
 
     def close(self) -> None:
@@ -79,6 +80,12 @@ class Storm:
             self.failures.append(what)
             print(f"FAILED  {what}", flush=True)
 
+    def tell(self) -> None:
+        """How far it is, for who waits."""
+        if time.monotonic() - self.told > 30:
+            self.told = time.monotonic()
+            print(", ".join(f"{n} {what}" for what, n in self.counts.items()), flush=True)
+
     def start(self, out: Path, *more: str, limit: int = 0) -> int:
         """Fork a training command; its process id."""
         pid = os.fork()
@@ -91,8 +98,12 @@ class Storm:
             os.dup2(log, 2)
             if limit:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal,
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also behind nohup
             words = [*TINY, "--kimg", str(self.kimg), "--out", str(out), *more]
             status = command.main(words)
+        except KeyboardInterrupt:  # before the command is there to take it
+            status = 130
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
         except BaseException as error:
@@ -113,6 +124,7 @@ class Storm:
         newest = 0
         for _ in range(count):
             pid, number = self.start(out, *more), self.random.choice(SIGNALS)
+            self.tell()
             self.moment(pid, out)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -184,7 +196,9 @@ class Storm:
         for k in range(count):
             out, room = self.folder / f"disk-{k}", self.random.randrange(8192, size)
             mounted = mount(out, room)
-            status = wait(self.start(out / "run", limit=0 if mounted else room // 8))
+            self.tell()
+            short = ("--kimg", "0.016")  # a full disk shows at the second state
+            status = wait(self.start(out / "run", *short, limit=0 if mounted else room // 8))
             text = self.said()
             self.count(f"full disks ({'mounted' if mounted else 'limit on the size of files'})")
             self.expect(status in (0, 2), f"disk of {room} bytes: exit {status}: {text}")
@@ -194,7 +208,7 @@ class Storm:
                 self.look(f"disk of {room} bytes", out / "run", 0)
             if mounted:
                 subprocess.run(["mount", "-o", "remount,size=64m", out], check=True)
-            status = wait(self.start(out / "run"))
+            status = wait(self.start(out / "run", *short))
             self.expect(status == 0, f"disk of {room} bytes, with room again: {self.said()}")
             if mounted:
                 subprocess.run(["umount", out], check=True)
@@ -294,7 +308,7 @@ def make_photos(folder: Path, count: int = 24) -> None:
 
 def blow(seed: int, short: bool) -> tuple[dict[str, int], list[str]]:
     """One round: what was done, and what failed."""
-    kills, disks, damages, kimg = (3, 1, 140, 0.04) if short else (KILLS, DISKS, DAMAGES, 0.12)
+    kills, disks, damages, kimg = (3, 1, 140, 0.04) if short else (KILLS, DISKS, DAMAGES, 0.08)
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a kill is no loss of power
     with tempfile.TemporaryDirectory(dir=memory) as name:
         storm = Storm(Path(name).resolve(), kimg, seed)

@@ -7,12 +7,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from rwm_fast.data.colour import Pixels, pixels, upright_size
 from rwm_fast.data.formats import LIMITS, BadImageError, Limits, opened
@@ -21,6 +19,10 @@ from rwm_fast.data.saving import Extras, bits_of, extras_of, write_picture
 from rwm_fast.disk import open_file
 from rwm_fast.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Torch is imported where tensors are made: a process that only decodes comes up without it.
 T = TypeVar("T")
 
 
@@ -62,6 +64,8 @@ class Picture:
 
     def tensor(self) -> Tensor:
         """float32 [1, 3, H, W] in [-1, 1], sRGB, clear parts on white."""
+        import torch
+
         values = torch.from_numpy(np.array(self.pixels.on(255))).permute(2, 0, 1)[None]
         return values.contiguous().float().div_(127.5).sub_(1)
 
@@ -94,6 +98,8 @@ def load_mask(
     `size` = (H, W) that it must have. A mask that selects nothing raises a warning. UserError when
     it does not exist, cannot be read, has another size, or several meanings.
     """
+    import torch
+
     mask = read_mask(path, size, label, limits)
     if mask.plane.max(initial=0) < 1 / 255:
         warnings.warn(f"mask {path} {mask.remark()}", stacklevel=2)
@@ -141,6 +147,8 @@ def save_image(image: Tensor, path: str | Path, like: Picture | None = None) -> 
     95 without subsampling, AVIF of 95; the others lose nothing. The file is whole or not there.
     Returns a note on what the format could not keep, or "". UserError when it cannot be written.
     """
+    import torch
+
     values = image.detach().reshape(image.shape[-3:]).clamp(-1, 1).float().add(1).mul(127.5)
     shown = values.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()  # [H, W, 3]
     if like is None:
