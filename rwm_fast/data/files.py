@@ -22,7 +22,8 @@ from rwm_fast.data.formats import (
     passed_over,
 )
 from rwm_fast.disk import kind_of, open_file
-from rwm_fast.errors import UserError, printable
+from rwm_fast.errors import UserError
+from rwm_fast.errors import printable as printable
 
 _LARGE = 32e6  # bytes; of larger members one is in memory at a time
 _one_large = threading.RLock()

@@ -177,8 +177,8 @@ def _fitting(extras: Extras) -> tuple[Extras, str]:
     """Without what is too long for a JPEG, and a note on that."""
     parts = {"EXIF": extras.exif, "XMP": extras.xmp, "IPTC": extras.iptc, "comment": extras.comment}
     lost = [name for name, part in parts.items() if len(part) > _LONGEST]
-    left = replace(extras, **{name.lower(): b"" for name in lost})
-    return left, f"{' and '.join(lost)} too long for a JPEG" if lost else ""
+    without: dict[str, Any] = {name.lower(): b"" for name in lost}
+    return replace(extras, **without), f"{' and '.join(lost)} too long for a JPEG" if lost else ""
 
 
 def _said(name: str, extras: Extras) -> dict[str, Any]:
