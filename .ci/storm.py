@@ -148,8 +148,12 @@ class Storm:
         self.expect(numbers == steps, f"{name}: log lines lost or doubled: {numbers}")
 
     def moment(self, pid: int, out: Path) -> None:
-        """Wait until the run has saved some more states, or has ended, and a little longer: so
-        kills fall everywhere, whatever the speed of the machine."""
+        """Wait until the run is writing a state, or has saved some more, or has ended, and a little
+        longer: so kills fall everywhere, whatever the speed of the machine."""
+        if self.random.random() < 0.4:
+            while running(pid) and not any(out.glob("checkpoints/*.partial")):
+                time.sleep(0.001)
+            return
         more = self.random.randrange(6)
         aim = saved(out) + 4 * more
         while more and running(pid) and saved(out) < aim:
