@@ -1,18 +1,27 @@
-"""Files that are whole or absent: written beside their place, then renamed; and opened only when
-they are files."""
+"""Files that are whole or absent: written beside their place, then renamed; opened only when they
+are files; and locked."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
+import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from rwm_fast.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 PARTIAL = ".partial"  # ends the name of a file that is being written
+_writers = itertools.count()
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -20,14 +29,18 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
 
     A link stays, and what it leads to is replaced. A file that is replaced keeps its mode.
     UserError where `path` is something else than a regular file: a device is never replaced.
-    Errors of writing come as they are, and leave what was there.
+    Errors of writing leave what was there, and come as they are, but for a disk's: whatever a
+    writer makes of it, it comes as the OSError that it was, with the file's name.
     """
     path = writable(path)
-    temporary = path.with_name(path.name[:60] + PARTIAL)  # names have a limit
+    # of this writer alone, for two may write one file; and names have a limit
+    beside = f"{path.name[:50]}.{os.getpid()}-{next(_writers)}{PARTIAL}"
+    temporary = path.with_name(beside)
     try:
         temporary.touch()
         mode = (path if path.exists() else temporary).stat().st_mode
-        write(temporary)
+        with _disk_errors(path, temporary):
+            write(temporary)
         temporary.chmod(stat.S_IMODE(mode))  # some writers make a file of their own
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -40,6 +53,28 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path, temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        told = isinstance(error, OSError) and error.errno is not None
+        reason = error if told else _trouble(temporary)
+        if not isinstance(reason, OSError):
+            raise
+        raise OSError(reason.errno, reason.strerror, str(path)) from error
+
+
+def _trouble(path: Path) -> OSError | None:
+    """What writing more to a file gives: libraries make anything of a full disk, so it is tried."""
+    try:
+        with open(path, "ab") as file:
+            file.write(bytes(1 << 20))
+        return None
+    except OSError as error:
+        return error
 
 
 def remove_partials(folder: Path) -> None:
@@ -86,6 +121,24 @@ def open_file(path: str | Path) -> BinaryIO:
         os.close(handle)
         raise OSError(errno.EINVAL, f"it is {kind_of(mode)}, not a file", str(path))
     return open(handle, "rb")
+
+
+def lock(file: IO[Any]) -> bool:
+    """Have an open file to oneself until it is closed or the process ends, however it ends; False
+    if another one has it. Always true on systems and disks that know no locks."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a network disk without locks
+            pass
+    return True
+
+
+def this_process() -> str:
+    """What others are told of who has a lock."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def kind_of(mode: int) -> str:

@@ -5,16 +5,35 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import re
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_UNSEEN = "[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]"
 
 
 class UserError(Exception):
     """Input that cannot be used. The message is one sentence: what was expected, what came."""
+
+
+def printable(text: object) -> str:
+    """The text on one line: bytes of a name that is not UTF-8 as \\xe9, and what breaks or turns
+    lines, or commands a terminal, as an escape."""
+    shown = re.sub(_UNSEEN, lambda found: repr(found[0])[1:-1], str(text))
+    return shown.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def memory_ran_out(error: BaseException) -> str:
+    """What to say of an error that means so, of the machine or of a device; else "". Torch raises a
+    RuntimeError for the machine's."""
+    of_torch = "OutOfMemoryError" in type(error).__name__ or "allocate memory" in str(error)
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and of_torch):
+        return ""
+    amount = re.search(r"allocate (\d[\d.]* ?\w+)", str(error))
+    return f"memory ran out, asking for {amount[1]}" if amount else "memory ran out"
 
 
 def reports_user_errors(main: Callable[P, R]) -> Callable[P, R]:
@@ -28,7 +47,12 @@ def reports_user_errors(main: Callable[P, R]) -> Callable[P, R]:
         try:
             return main(*arguments, **keywords)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            sentence = printable(error)
+        except (MemoryError, RuntimeError) as error:
+            sentence = memory_ran_out(error)
+            if not sentence:
+                raise
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(2)
 
     return wrapped

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rwm_fast.data.profiles import named_in_exif
+from rwm_fast.data.profiles import named_in_exif, profile_of
 
 try:
     from PIL import ImageCms
@@ -54,7 +54,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     """(width, height) of the picture once it is upright."""
     tags = getattr(image, "tag_v2", {})  # whether a TIFF's `size` is turned depends on Pillow
     width, height = tags.get(_WIDTH, image.width), tags.get(_LENGTH, image.height)
-    return (height, width) if _orientation(image) >= 5 else (width, height)
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -75,10 +75,10 @@ def _orientation(image: Image.Image) -> int:
 
 def pixels(image: Image.Image) -> Pixels:
     """The colours of an open picture."""
-    profile = image.info.get("icc_profile") or None
+    profile = profile_of(image)
     tags = dict(getattr(image, "tag_v2", {}))
     image = upright(image)
-    profile = profile or named_in_exif(image)
+    profile = named_in_exif(image) if profile is None else profile
     clear = image.info.get("transparency")
     if image.mode.startswith("I") or image.mode == "F":
         values, white = depth(image, tags)
@@ -96,7 +96,10 @@ def pixels(image: Image.Image) -> Pixels:
         image = image.convert("RGB" if image.mode == "RGBA" else "L")
     elif image.mode not in _SPACES:
         image = image.convert("L" if image.mode == "1" else "RGB")
-    profile = profile if profile and _space(profile) == _SPACES[image.mode] else None
+    space = _space(profile) if profile else None
+    if space == "RGB" and image.mode == "L":  # greys of a colour space
+        image = image.convert("RGB")
+    profile = profile if space == _SPACES[image.mode] else None
     transform = to_srgb(profile, image.mode) if profile else None
     own = srgb = image if image.mode == "RGB" else image.convert("RGB")
     if transform is not None:

@@ -7,21 +7,22 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from rwm_fast.data.colour import Pixels, pixels, upright_size
 from rwm_fast.data.formats import LIMITS, BadImageError, Limits, opened
 from rwm_fast.data.mask_file import AmbiguousMaskError, Mask, mask_of
-from rwm_fast.data.saving import Extras, extras_of, write_picture
+from rwm_fast.data.saving import Extras, bits_of, extras_of, write_picture
 from rwm_fast.disk import open_file
 from rwm_fast.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Torch is imported where tensors are made: a process that only decodes comes up without it.
 T = TypeVar("T")
 
 
@@ -67,6 +68,8 @@ class Picture:
 
     def tensor(self) -> Tensor:
         """float32 [1, 3, H, W] in [-1, 1], sRGB, clear parts on white."""
+        import torch
+
         values = torch.from_numpy(np.array(self.shown())).permute(2, 0, 1)[None]
         return values.contiguous().float().div_(127.5).sub_(1)
 
@@ -83,8 +86,8 @@ def picture_in(file: BinaryIO, limits: Limits = LIMITS) -> Picture:
 
 
 def _picture(image: Image.Image) -> Picture:
-    meaning = pixels(image)
-    return Picture(meaning, extras_of(image, meaning.own.size))
+    bits, meaning = bits_of(image), pixels(image)
+    return Picture(meaning, extras_of(image, meaning.own.size, bits))
 
 
 def load_image(path: str | Path, limits: Limits = LIMITS) -> Tensor:
@@ -106,6 +109,8 @@ def load_mask(
     that selects nothing raises a warning. UserError when it does not exist, cannot be read, has
     another aspect, or several meanings.
     """
+    import torch
+
     mask = read_mask(path, size, label, limits)
     if mask.empty:
         warnings.warn(f"mask {path} {mask.remark()}", stacklevel=2)
@@ -144,6 +149,9 @@ def _same_aspect(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
 
 
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
+    import torch
+    import torch.nn.functional as F
+
     plane = torch.from_numpy(mask.plane)[None, None]
     fitted = F.interpolate(plane, size, mode="bilinear", antialias=True, align_corners=False)
     note = f"was resized from {plane.shape[3]} x {plane.shape[2]}"
@@ -169,6 +177,8 @@ def save_image(image: Tensor, path: str | Path, like: Picture | None = None) -> 
     95 without subsampling, AVIF of 95; the others lose nothing. The file is whole or not there.
     Returns a note on what the format could not keep, or "". UserError when it cannot be written.
     """
+    import torch
+
     values = image.detach().reshape(image.shape[-3:]).clamp(-1, 1).float().add(1).mul(127.5)
     shown = values.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()  # [H, W, 3]
     if like is None:

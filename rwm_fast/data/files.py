@@ -23,6 +23,7 @@ from rwm_fast.data.formats import (
 )
 from rwm_fast.disk import kind_of, open_file
 from rwm_fast.errors import UserError
+from rwm_fast.errors import printable as printable
 
 _LARGE = 32e6  # bytes; of larger members one is in memory at a time
 _one_large = threading.RLock()
@@ -47,16 +48,21 @@ class Folder:
 
     def listing(self) -> Listing:
         """Relative paths of the files. What is not called a picture is looked into."""
-        found, seen = [], set()
-        for here, folders, files in os.walk(self.path, followlinks=True):
+        found, seen, closed = [], set(), list[OSError]()
+        for here, folders, files in os.walk(self.path, onerror=closed.append, followlinks=True):
             real = os.path.realpath(here)
             if real in seen:  # a link back to a folder above
                 folders.clear()
                 continue
             seen.add(real)
-            found += [Path(here, name).relative_to(self.path).as_posix() for name in files]
+            folders.sort()  # of two ways to one folder always the same
+            found += [self._below(here, name) for name in files]
         reasons = {name: self._reason(name) for name in sorted(found)}
+        reasons |= {f"{self._below(error.filename)}/": str(error.strerror) for error in closed}
         return _listing(reasons)
+
+    def _below(self, *path: str) -> str:
+        return Path(*path).relative_to(self.path).as_posix()
 
     def _reason(self, name: str) -> str | None:
         if hidden := _hidden(name):
@@ -210,11 +216,6 @@ def kinds_of(names: list[str]) -> str:
     shown = [f"{count} {suffix}" for suffix, count in counts[:6]]
     rest = sum(count for _, count in counts[6:])
     return ", ".join([*shown, *([f"{rest} others"] if rest else [])])
-
-
-def printable(text: object) -> str:
-    """The text with the bytes of a name that is not UTF-8 as \\xe9."""
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def find_pictures(source: str | Path, limits: Limits = LIMITS) -> tuple[Folder | Zip, Listing]:

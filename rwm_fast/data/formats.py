@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from rwm_fast.data.profiles import CODE_POINTS, code_points
+
 # Names in Pillow. No other reader is ever asked: some of its 43 start programs (EPS, WMF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "TGA")
 # Used where they are installed: name in Pillow, module, package.
@@ -35,6 +37,7 @@ _RAW = frozenset(
 )
 NO_PICTURE = ("not a picture", "hidden", "of macOS, beside the files themselves")  # reasons
 HEAD = 64  # bytes of a file that tell what it is
+LOSSLESS = "lossless"  # in `image.info` of a WebP that is
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     b"heic heix heim heis hevc hevx mif1 msf1".split(), "HEIF"
 )
@@ -144,7 +147,12 @@ def opened(
         kind = sniff(head)
         if kind == "PNG" and checksums:
             check_png(file)
+        points = code_points(file, kind)
         image = Image.open(file, formats=readers())
+        if points is not None:
+            image.info[CODE_POINTS] = points
+        if kind == "WEBP" and b"VP8L" in head:
+            image.info[LOSSLESS] = True
         _check(image, file, limits)
         large = image.width * image.height > _LARGE
         with _one_large if large else contextlib.nullcontext():

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rwm_fast.data.colour import depth, upright
+from rwm_fast.data.formats import LOSSLESS
 
 Plane = NDArray[np.float32]  # [H, W] in [0, 1], 1 = repaint
 
@@ -18,6 +19,7 @@ _SNAP = 16 / 255  # what a lossy format makes of 0 and of 1
 _LIST = 6  # levels or colours that a message names
 _FLAT = 0.5  # share of a level's pixels with like neighbours, from which it is an area, no edge
 _FAINT = 0.25  # areas fainter than this are labels: nobody paints so
+_PHOTO = 0.9  # share of greys from which it may be a photo, taken for a mask by mistake
 
 
 class AmbiguousMaskError(Exception):
@@ -45,6 +47,9 @@ class Mask:
             return "selects nothing, so nothing is repainted"
         if self.plane.min(initial=1) > 0.99:
             return "selects everything"
+        grey = float(((self.plane > 0.02) & (self.plane < 0.98)).mean())
+        if grey > _PHOTO and not self.note:
+            return f"is neither black nor white on {grey:.0%} of its pixels"
         return self.note
 
 
@@ -57,7 +62,7 @@ def mask_of(image: Image.Image, label: str = "") -> Mask:
     erased parts; of black and white on a clear layer the white. `label` picks one level, palette
     index or colour (rrggbb). AmbiguousMaskError for anything else.
     """
-    lossy = image.format in _LOSSY
+    lossy = image.format in _LOSSY and LOSSLESS not in image.info
     tags = dict(getattr(image, "tag_v2", {}))
     image = upright(image)
     deep = image.mode.startswith("I") or image.mode == "F"

@@ -16,10 +16,10 @@ from PIL import Image
 from rwm_fast.config import DataConfig
 from rwm_fast.data.crops import crop, working_copy, working_size
 from rwm_fast.data.decode import decode, picture_size
-from rwm_fast.data.files import Folder, Zip, find_pictures, kinds_of, printable
+from rwm_fast.data.files import Folder, Zip, find_pictures, kinds_of
 from rwm_fast.data.formats import LIMITS, NO_PICTURE, BadImageError, Limits
 from rwm_fast.data.order import draws_at, picture_at
-from rwm_fast.errors import UserError
+from rwm_fast.errors import UserError, printable
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (done, total)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +48,9 @@ _DESCRIBING = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, 0x4746, 
 _DESCRIBING |= set(range(40091, 40096))
 _EXPOSURE, _PLACE, _INTEROPERABILITY = 0x8769, 0x8825, 0xA005
 _PIXELS_ACROSS, _PIXELS_DOWN = 0xA002, 0xA003
-_XMP_TAG = 700  # of TIFF
+_BITS, _XMP_TAG, _IPTC_TAG = 258, 700, 33723  # of TIFF
+_IPTC = 0x0404  # among the parts that Photoshop puts in a JPEG
+_LONGEST = 65_000  # bytes of a part of a JPEG
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,23 @@ class Extras:
     exif: bytes = b""
     xmp: bytes = b""
     dpi: tuple[float, float] | None = None
+    iptc: bytes = b""  # captions and credits, as agencies write them
+    comment: bytes = b""  # of JPEG
+    bits: int = 8  # a channel
     texts: tuple[tuple[str, str], ...] = ()  # key and text, written to PNG alone
 
 
-def extras_of(image: Image.Image, size: tuple[int, int]) -> Extras:
+def bits_of(image: Image.Image) -> int:
+    """Bits a channel of a picture that is open, but not loaded; 8 where its reader does not say."""
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # of a damaged tag
+        return int(max(image.tag_v2[_BITS]))  # type: ignore[attr-defined]
+    deep = [arguments for *_, arguments in getattr(image, "tile", ()) if "16" in str(arguments)]
+    if image.mode.startswith("I") or (image.format == "PNG" and deep):
+        return 16
+    return int(image.info.get("bit_depth", 8))  # as HEIC's reader tells it
+
+
+def extras_of(image: Image.Image, size: tuple[int, int], bits: int = 8) -> Extras:
     """The same of a loaded picture that is upright now, `size` = (width, height).
 
     The orientation is left out, and so is what is damaged."""
@@ -70,7 +87,13 @@ def extras_of(image: Image.Image, size: tuple[int, int]) -> Extras:
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else bytes(xmp)
     xmp = re.sub(rb'tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>', b"", xmp)
-    return Extras(exif, xmp, _dpi(image.info.get("dpi")))
+    comment = image.info.get("comment") if image.format in ("JPEG", "MPO") else b""
+    return Extras(exif, xmp, _dpi(image.info.get("dpi")), _iptc(image), bytes(comment or b""), bits)
+
+
+def _iptc(image: Image.Image) -> bytes:
+    held = getattr(image, "tag_v2", {}).get(_IPTC_TAG) or image.info.get("photoshop", {}).get(_IPTC)
+    return bytes(held) if isinstance(held, bytes) else b""
 
 
 def _exif(image: Image.Image, size: tuple[int, int]) -> bytes:
@@ -127,12 +150,12 @@ def write_picture(
     """
     check_target(path)
     kind, extras = WRITTEN[Path(path).suffix.lower()], extras or Extras()
-    options, note, alpha = dict(kind.options), "", None
+    options, notes, alpha = dict(kind.options), list[str](), None
     if like is not None:
         if kind.alpha:
             alpha = like.alpha
         elif like.alpha is not None:
-            note = "cannot hold transparency, so the picture lies on white"
+            notes.append("cannot hold transparency, so the picture lies on white")
         values = _as_before(values, like, alpha, kind.tags)
         if kind.tags and like.profile:
             options["icc_profile"] = like.profile
@@ -142,25 +165,53 @@ def write_picture(
     if extras.dpi:
         options["dpi"] = extras.dpi
     if kind.tags:
-        options |= {"exif": extras.exif} if extras.exif else {}
-        options |= _texts(kind.name, extras)
+        extras, lost = _fitting(extras) if kind is _JPEG else (extras, "")
+        notes += [lost] * bool(lost)
+        options |= _said(kind.name, extras)
     write_file(path, lambda temporary: image.save(temporary, kind.name, **options))
-    return note
+    if extras.bits > 8:
+        notes.append(f"{extras.bits} bits a channel became 8")
+    return ", ".join(notes)
 
 
-def _texts(kind: str, extras: Extras) -> dict[str, Any]:
-    """XMP as each format takes it; of a PNG file also the texts, as UTF-8."""
-    xmp = extras.xmp
-    if kind == "PNG":
+def _fitting(extras: Extras) -> tuple[Extras, str]:
+    """Without what is too long for a JPEG, and a note on that."""
+    parts = {"EXIF": extras.exif, "XMP": extras.xmp, "IPTC": extras.iptc, "comment": extras.comment}
+    lost = [name for name, part in parts.items() if len(part) > _LONGEST]
+    without: dict[str, Any] = {name.lower(): b"" for name in lost}
+    return replace(extras, **without), f"{' and '.join(lost)} too long for a JPEG" if lost else ""
+
+
+def _said(name: str, extras: Extras) -> dict[str, Any]:
+    """Pillow's options for what a file of this format says beside its pixels."""
+    if name == "TIFF":  # all of them are tags of the file itself
+        tags = Image.Exif()
+        tags.load(extras.exif)
+        parts = {_XMP_TAG: extras.xmp, _IPTC_TAG: extras.iptc}
+        for tag, part in parts.items():
+            if part:
+                tags[tag] = part
+        return {"exif": tags}
+    options: dict[str, Any] = {"exif": extras.exif} if extras.exif else {}
+    if name == "PNG":
         info = PngImagePlugin.PngInfo()
-        if xmp:
-            info.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+        if extras.xmp:
+            info.add_itxt("XML:com.adobe.xmp", extras.xmp.decode("utf-8", "replace"))
         for key, text in extras.texts:
             info.add_itxt(key, text)
-        return {"pnginfo": info}
-    if not xmp:
-        return {}
-    return {"tiffinfo": {_XMP_TAG: xmp}} if kind == "TIFF" else {"xmp": xmp}
+        return options | {"pnginfo": info}
+    options |= {"xmp": extras.xmp} if extras.xmp else {}
+    if name == "JPEG":
+        options |= {"comment": extras.comment} if extras.comment else {}
+        options |= {"extra": _app13(extras.iptc)} if extras.iptc else {}
+    return options
+
+
+def _app13(iptc: bytes) -> bytes:
+    """The part of a JPEG that holds IPTC, as Photoshop writes it."""
+    data = b"Photoshop 3.0\0008BIM" + struct.pack(">HHI", _IPTC, 0, len(iptc)) + iptc
+    data += b"\0" * (len(iptc) % 2)
+    return b"\xff\xed" + struct.pack(">H", len(data) + 2) + data
 
 
 def _as_before(

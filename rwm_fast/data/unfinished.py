@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import zipfile
 import zlib
 from pathlib import Path
 from typing import IO, Any
 
-from rwm_fast.disk import write_whole
+from rwm_fast.disk import lock, this_process, write_whole
+from rwm_fast.errors import UserError
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same pictures make the same zip
 _MODE = 0o600 << 16  # what the zip module gives a member
@@ -22,13 +24,15 @@ class UnfinishedZip:
     with. A new one for the same `key` takes up what both agree on; `lines` are those lines.
 
     `finish` gives the zip its name; it is the same, to the byte, as one written in one go. As a
-    context it closes both files, and what is written stays for the next time. OSError.
+    context it closes both files, and what is written stays for the next time. UserError while
+    another process writes the same zip; OSError.
     """
 
     def __init__(self, path: Path, key: str):
         self.path = path
         self.unfinished = path.with_name(path.name + ".unfinished")
         self.journal = path.with_name(path.name + ".unfinished.jsonl")
+        self._log = self._own_journal()
         mode = "r+b" if self.unfinished.exists() else "w+b"
         self._file: IO[bytes] = open(self.unfinished, mode)
         self.lines: list[Line] = []
@@ -38,9 +42,26 @@ class UnfinishedZip:
         for member in members:
             self._zip.filelist.append(member)
             self._zip.NameToInfo[member.filename] = member
-        self._log = open(self.journal, "w")
-        for line in [{"key": key}, *self.lines]:
+        self._log.truncate(0)
+        for line in [{"key": key, "by": this_process()}, *self.lines]:
             self._write(line)
+
+    def _own_journal(self) -> IO[str]:
+        """The journal, open and locked."""
+        while True:
+            log = open(self.journal, "a+", encoding="utf-8", errors="replace")
+            if not lock(log):
+                log.seek(0)
+                owner = re.search(r'"by": "([^"]*)"', log.read(1000))
+                log.close()
+                raise UserError(
+                    f"{self.path} is being written by {owner[1] if owner else 'another process'}; "
+                    "wait for its end, or give another --out"
+                )
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(log.fileno()), self.journal.stat()):
+                    return log
+            log.close()  # the other process finished, and removed it
 
     def __enter__(self) -> UnfinishedZip:
         return self
@@ -58,7 +79,7 @@ class UnfinishedZip:
             for k, text in enumerate(self.journal.read_bytes().splitlines()):
                 line = json.loads(text)
                 if k == 0:
-                    if line != {"key": key}:
+                    if line["key"] != key:
                         break
                     continue
                 if "member" in line:

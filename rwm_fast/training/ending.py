@@ -12,12 +12,14 @@ from typing import Any
 
 STOPPED = 130  # exit status of a command that was asked to stop, as shells have it for Ctrl-C
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a polite kill, a terminal that is closed
+# Of a cluster before it kills, and at a limit on computing time; where nobody else uses them.
+_WARNINGS = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 class StopSignal:
-    """Within the block Ctrl-C, a polite kill or a closed terminal asks for a stop after the present
-    step; a second Ctrl-C stops at once. What the process was started to ignore, as by nohup, stays
-    ignored, and only the main thread has signals."""
+    """Within the block Ctrl-C, a polite kill, a closed terminal or a cluster's warning asks for a
+    stop after the present step; a second Ctrl-C stops at once. What the process was started to
+    ignore, as by nohup, stays ignored, and only the main thread has signals."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -57,8 +59,11 @@ def _handle(handler: Any) -> dict[int, Any]:
     """Set a handler for all that stops a run; returns those of before."""
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
-            if signal.getsignal(number) is not signal.SIG_IGN:
+        for name in filter(lambda name: hasattr(signal, name), (*_NAMES, *_WARNINGS)):
+            number = getattr(signal, name)
+            known = signal.getsignal(number)
+            free = known is signal.SIG_DFL or getattr(known, "__module__", "") == __name__
+            if known is not signal.SIG_IGN and (free or name in _NAMES):
                 before[number] = signal.signal(number, handler)
     return before
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rwm_fast.config import Config
 from rwm_fast.data.worker import WorkerError
-from rwm_fast.errors import UserError
+from rwm_fast.errors import UserError, memory_ran_out
 from rwm_fast.training.checkpoint import Checkpoints
 from rwm_fast.training.clock import Clock
 from rwm_fast.training.ending import StopSignal
@@ -224,6 +224,8 @@ class Loop:
             return UserError(f"{stopped}{error}; {kept}")
         if isinstance(error, OSError):
             return UserError(f"{stopped}{_what(error)}; {kept}")
+        if memory := memory_ran_out(error):
+            return UserError(f"{stopped}{memory} (--dry-run tells what a step needs); {kept}")
         self.progress.say(f"{stopped}{type(error).__name__}; {kept}")
         return error
 

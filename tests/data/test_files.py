@@ -13,6 +13,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rwm_fast.data.decode import decode, load_image
@@ -164,6 +165,23 @@ def test_pipes_sockets_devices_and_dead_links_are_passed_over(make_photo, tmp_pa
             load_image(tmp_path / name)
 
 
+def test_a_folder_that_cannot_be_opened_is_counted(make_photo, tmp_path, monkeypatch):
+    make_photo(1).save(tmp_path / "a.png")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    pictures, passed_over = find_pictures(tmp_path)[1]
+    assert pictures == ["a.png"] and passed_over == {"closed/": "Permission denied"}
+    with pytest.raises(UserError, match="holds no pictures; passed over 1 .*: Permission denied"):
+        find_pictures(tmp_path / "closed")
+
+
 @pytest.mark.parametrize("target", ["/dev/full", "/dev/null", "pipe", "folder", "link"])
 def test_nothing_but_a_file_is_replaced(target, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -197,6 +215,39 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     write_whole(tmp_path / "link", lambda temporary: temporary.write_text("after"))
     assert (tmp_path / "link").is_symlink() and path.read_text() == "after"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_a_full_disk_is_named_whatever_the_writer_makes_of_it(make_photo, tmp_path):
+    import resource
+
+    def states(path):
+        with open(path, "wb") as file:
+            torch.save({"a": torch.ones(9999)}, file)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # in the place of a small disk
+    try:
+        for write in (states, lambda path: make_photo(1, 400, 300).save(path, "BMP")):
+            with pytest.raises(OSError, match="File too large: .*a.file"):
+                write_whole(tmp_path / "a.file", write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(ValueError, match="of the writer"):
+        write_whole(tmp_path / "b", lambda _: int("of the writer"))
+    assert not os.listdir(tmp_path)
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / ("n" * 200 + ".txt")
+
+    def write(temporary):
+        temporary.write_text("first")
+        write_whole(path, lambda other: other.write_text("second"))
+        assert path.read_text() == "second"
+
+    write_whole(path, write)
+    assert path.read_text() == "first" and os.listdir(tmp_path) == [path.name]
 
 
 # ---- limits
@@ -375,5 +426,6 @@ def test_names_of_every_sort_are_packed_under_names_that_any_system_can_unpack(
     assert {"p/%E9t%E9.png", "p/été.png", "p/_con.png", "p/dots.png"} <= set(members)
 
 
-def test_names_are_shown_with_their_bytes():
+def test_names_are_shown_on_one_line_with_their_bytes():
+    assert printable("a\nb\x1b[2Jc\u202ed\ud800e🌄") == "a\\nb\\x1b[2Jc\\u202ed\\ud800e🌄"
     assert printable(os.fsdecode(b"\xe9 \xc3\xa9")) == "\\xe9 é"

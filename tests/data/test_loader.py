@@ -206,3 +206,11 @@ def test_open_training_set_follows_the_config(good_folder):
 def test_refuses_batches_that_do_not_divide():
     with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
         make_loader(LandscapePool(2, 8), 0)
+
+
+def test_a_process_that_reads_pictures_comes_up_without_torch():
+    """Two hundred megabytes and seconds, for each of them."""
+    code = (
+        "import sys, rwm_fast.data.worker, rwm_fast.data.photos; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=600).returncode == 0

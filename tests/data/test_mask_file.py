@@ -79,13 +79,15 @@ MASKS = {  # name: (picture, format)
     "premultiplied": (premultiplied(), "PNG"),
     "erased from a photo": (erased(), "PNG"),
     "erased, webp": (erased(), "WEBP"),
+    "0 and 1, lossless webp": (grey(1).convert("RGB"), "WEBP"),
 }
 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_every_kind_of_mask_selects_the_region(name, tmp_path):
     image, kind = MASKS[name]
-    image.save(tmp_path / "m", kind, **({"quality": 90} if kind == "JPEG" else {}))
+    options = {"JPEG": {"quality": 90}, "WEBP": {"lossless": True}}
+    image.save(tmp_path / "m", kind, **options.get(kind, {}))
     mask = read_mask(tmp_path / "m", SIZE)
     away = np.abs(mask.plane - REGION)
     if kind == "JPEG":
@@ -177,6 +179,8 @@ def test_nothing_and_everything_are_said(tmp_path):
         load_mask(tmp_path / "none.png")
     grey(2, 1).save(tmp_path / "odd.png")
     assert read_mask(tmp_path / "odd.png").remark() == "has the levels 1 and 2; 2 is repainted"
+    photo().convert("L").save(tmp_path / "photo.png")
+    assert "neither black nor white on" in read_mask(tmp_path / "photo.png").remark()
 
 
 def test_masks_are_turned_like_pictures(tmp_path):

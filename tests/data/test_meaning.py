@@ -235,6 +235,36 @@ def test_exif_and_resolution_are_kept_and_the_orientation_is_spent(source, suffi
             assert out.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
+@pytest.mark.parametrize("source", ["JPEG", "TIFF"])
+def test_all_that_a_file_says_is_kept_together(source, tmp_path):
+    iptc, xmp = b"\x1c\x02\x78\0\x07caption", b"<x:xmpmeta/>"
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    plain, path = Image.fromarray(halves()), tmp_path / "in"
+    if source == "TIFF":
+        exif[33723], exif[700] = iptc, xmp
+        plain.save(path, source, exif=exif)
+    else:
+        part = b"Photoshop 3.0\0008BIM\x04\x04\0\0\0\0\0\x0c" + iptc
+        part = b"\xff\xed" + (len(part) + 2).to_bytes(2, "big") + part
+        plain.save(path, source, comment=b"a comment", extra=part, xmp=xmp, exif=exif)
+    picture = load_picture(path)
+    for suffix in (".jpg", ".tif"):
+        assert save_image(picture.tensor(), tmp_path / f"out{suffix}", like=picture) == ""
+        again = load_picture(tmp_path / f"out{suffix}").extras
+        assert (again.iptc, again.xmp) == (iptc, xmp) and b"Maker" in again.exif
+        assert again.comment == (b"a comment" if source == "JPEG" and suffix == ".jpg" else b"")
+
+
+def test_what_is_too_long_for_a_jpeg_is_said(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x927C] = b"m" * 70_000  # a camera's own notes
+    Image.fromarray(halves()).save(tmp_path / "in.png", exif=exif.tobytes())
+    picture = load_picture(tmp_path / "in.png")
+    note = save_image(picture.tensor(), tmp_path / "out.jpg", like=picture)
+    assert note == "EXIF too long for a JPEG" and load_picture(tmp_path / "out.jpg")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".bmp", ".ppm", ".tga", ".jp2"])
 def test_lossless_formats_lose_nothing_and_jpeg_little(suffix, tmp_path):
     lines = halves()

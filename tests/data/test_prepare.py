@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import sys
 import zipfile
 
 import numpy as np
@@ -206,6 +208,17 @@ def test_a_full_disk_keeps_what_is_done(good_folder, tmp_path, monkeypatch, caps
         main([str(good_folder), "--smallest", "1", "--out", str(out)])
     assert "set.zip cannot be written: No space left on device" in capsys.readouterr().err
     assert main([str(good_folder), "--smallest", "1", "--out", str(out)]) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+def test_one_process_at_a_time_writes_a_zip(good_folder, tmp_path, capsys):
+    out = tmp_path / "set.zip"
+    arguments = [str(good_folder), "--smallest", "1", "--out", str(out)]
+    with packing.UnfinishedZip(out, "of another call"):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert f"is being written by process {os.getpid()} on" in capsys.readouterr().err
+    assert main(arguments) == 0 and list(tmp_path.glob("set.zip*")) == [out]
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(good_folder, tmp_path, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from test_run import final_state, records, same
 
 from rwm_fast.data.worker import WorkerError
 from rwm_fast.errors import UserError
-from rwm_fast.training.ending import StopSignal
+from rwm_fast.training.ending import StopSignal, stops_interrupt
 from rwm_fast.training.lock import Lock
 from rwm_fast.training.loop import Loop
 from rwm_fast.training.report import Snapshots
@@ -94,6 +94,12 @@ def test_errors_that_the_user_can_mend_are_one_sentence(tiny, tmp_path, monkeypa
     sentences = {
         WorkerError("a process has died (signal 9)"): "has died (signal 9); saved as",
         OSError(errno.ENOSPC, "No space left", "x.png"): "x.png: No space left; saved as",
+        MemoryError(): "memory ran out (--dry-run tells what a step needs); saved as",
+        RuntimeError(
+            "[enforce] DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+            "4096 bytes."
+        ): "memory ran out, asking for 4096 bytes (--dry",
+        torch.OutOfMemoryError("Tried to allocate 2.00 GiB."): "asking for 2.00 GiB (--dry",
     }
     for k, (error, text) in enumerate(sentences.items()):
         with monkeypatch.context() as patch:
@@ -138,6 +144,23 @@ def test_signals_ask_and_what_is_ignored_stays_ignored(number):
             assert not stop.asked
     finally:
         signal.signal(number, before)
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_warnings_of_a_cluster_ask_unless_they_are_used_otherwise(name):
+    number, seen = getattr(signal, name), []
+    before = signal.getsignal(number)
+    try:
+        for mine in (signal.SIG_DFL, lambda *_: seen.append(number)):
+            signal.signal(number, mine)
+            with stops_interrupt(), StopSignal() as stop:
+                os.kill(os.getpid(), number)
+                assert stop.asked == (mine is signal.SIG_DFL)
+            assert signal.getsignal(number) is mine
+    finally:
+        signal.signal(number, before)
+    assert seen == [number]
 
 
 def test_a_reader_that_is_gone_stops_and_saves(tiny, tmp_path, monkeypatch):
