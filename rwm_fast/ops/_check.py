@@ -158,12 +158,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-def real(number: Any) -> float:
+def real(number: Any) -> Any:
     """A number of any type as Python's: numpy's know no sign, or wrap around."""
     return number if isinstance(number, (torch.SymFloat, torch.SymInt)) else float(number)
 
 
-def finite(op: str, name: str, value: Any) -> float:
+def finite(op: str, name: str, value: Any) -> Any:
     """A finite number."""
     if type(value) is float and -math.inf < value < math.inf:
         return value
@@ -172,7 +172,7 @@ def finite(op: str, name: str, value: Any) -> float:
     return real(value)
 
 
-def flag(op: str, name: str, value: Any) -> bool:
+def flag(op: str, name: str, value: Any) -> Any:
     """A truth value, or 0 or 1 of any integer type."""
     if isinstance(value, (bool, torch.SymBool)):
         return value

@@ -301,7 +301,7 @@ def _cast(s: Source, op: str, name: str, value: Tensor, dtype: torch.dtype, mixe
 
 # ---- calls that should be refused, unless the change does no harm
 
-_NUMBERS = (
+_NUMBERS: tuple[Any, ...] = (
     *(True, False, None, "1", 0, -1, 1.5, math.nan, math.inf, -math.inf, [1, 2, 3], [], {}, 2j),
     *(np.int64(1), np.uint8(2), np.float32(0.5), np.bool_(True), np.array([1, 1])),
     *(torch.tensor(1), torch.tensor(0.5), torch.tensor([1, 1]), [torch.tensor(1)] * 2, [True] * 4),

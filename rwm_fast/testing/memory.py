@@ -23,15 +23,16 @@ def all_bytes(x: Tensor) -> Tensor:
 def poisoned() -> Iterator[None]:
     """Inside, uninitialised memory is NaN."""
     before = torch.are_deterministic_algorithms_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    fresh: Any = torch.utils.deterministic  # its properties are not declared
+    filled = fresh.fill_uninitialized_memory
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    fresh.fill_uninitialized_memory = True
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        fresh.fill_uninitialized_memory = filled
 
 
 class Margins:
