@@ -198,5 +198,5 @@ def test_counts_are_checked():
         ValueError, match="sample_boxes: batch must be a whole number of at least 0, got -1"
     ):
         sample_boxes(-1, 1)
-    with pytest.raises(ValueError, match="sample_boxes: num_patches must be an int"):
+    with pytest.raises(ValueError, match="sample_boxes: num_patches must be a whole number"):
         sample_boxes(1, 2.5)

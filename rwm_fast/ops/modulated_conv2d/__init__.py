@@ -220,8 +220,7 @@ def _as_scalar(strength: Tensor | float | None, x: Tensor) -> Tensor | None:
     if not isinstance(strength, Tensor):
         if type(strength) is not float:
             _check.require(_check.is_number(strength), OP, rule, strength)
-            strength = _check.real(strength)
-        return torch.full((), strength, dtype=accumulator(x.dtype), device=x.device)
+        return torch.full((), _check.real(strength), dtype=accumulator(x.dtype), device=x.device)
     _check.require(strength.numel() == 1, OP, rule, strength)
     _check.like(OP, "noise_strength", strength, "x", x)
     return strength.reshape(())
