@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from rwm_fast.ops._torch_private import any_autocast
 
+_STRIDED = torch.strided
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -42,6 +44,8 @@ def floating(op: str, name: str, value: Any) -> None:
         tensor(op, name, value)
     if value.dtype not in FLOATS:
         require(False, op, f"{name} must be float16, bfloat16, float32 or float64", value)
+    if value.layout is not _STRIDED:
+        require(False, op, f"{name} must be strided", f"{value.layout}")
 
 
 def like(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -51,6 +55,8 @@ def like(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> N
     """
     if not isinstance(value, Tensor):
         tensor(op, name, value)
+    if value.layout is not _STRIDED:
+        require(False, op, f"{name} must be strided", f"{value.layout}")
     if value.device == other.device and value.dtype == other.dtype:
         return
     require(
@@ -108,26 +114,82 @@ def bias(op: str, bias: Tensor | None, x: Tensor, channels: int) -> None:
 
 
 def activation(
-    op: str, activation: str, slope: float, gain: float | None, clamp: float | None
-) -> float:
-    """The gain, if None the activation's own; raise unless the sign and the size of the result tell
-    the derivative."""
+    op: str,
+    activation: str,
+    slope: float,
+    gain: float | None,
+    clamp: float | None,
+    dtype: torch.dtype,
+) -> tuple[str, float, float, float | None]:
+    """The four with numbers as Python's: the gain, if None, the activation's own, the clamp as
+    results of the dtype hold it; raise unless the sign and the size of the result tell the
+    derivative."""
     if gain is None:
-        gain = SQRT2 if activation == "lrelu" else 1.0
+        gain = SQRT2 if type(activation) is str and activation == "lrelu" else 1.0
+    plain = type(activation) is str and type(slope) in _NUMBERS and type(gain) in _NUMBERS
     # the conditions also refuse NaN
     if (
-        activation in ACTIVATIONS
+        plain
+        and activation in ACTIVATIONS
         and 0 <= slope < math.inf
         and 0 < gain < math.inf
-        and (clamp is None or clamp > 0)
+        and (clamp is None or (type(clamp) in _NUMBERS and clamp > 0))
     ):
-        return gain
+        return activation, slope, gain, clamp if clamp is None else rounded(clamp, dtype)
+    known = isinstance(activation, str) and activation in ACTIVATIONS
     rule = f"activation must be one of {', '.join(ACTIVATIONS)}"
-    require(activation in ACTIVATIONS, op, rule, repr(activation))
-    require(0 <= slope < math.inf, op, "negative_slope must be at least 0", slope)
-    require(0 < gain < math.inf, op, "gain must be above 0", gain)
-    require(False, op, "clamp must be None or above 0", clamp)
-    return gain
+    require(known, op, rule, repr(activation))
+    fits = is_number(slope) and 0 <= slope < math.inf
+    require(fits, op, "negative_slope must be at least 0", slope)
+    require(is_number(gain) and 0 < gain < math.inf, op, "gain must be above 0", gain)
+    fits = clamp is None or (is_number(clamp) and clamp > 0)
+    require(fits, op, "clamp must be None or above 0", clamp)
+    clamp = None if clamp is None else rounded(real(clamp), dtype)
+    return activation, real(slope), real(gain), clamp
+
+
+_NUMBERS = (float, int)
+_DIGITS = {torch.bfloat16: (8, -133), torch.float16: (11, -24)}  # and the exponent of the least
+
+
+def rounded(value: float, dtype: torch.dtype) -> float:
+    """The number as half precision holds it; in Python alone, which torch.compile follows."""
+    if dtype not in _DIGITS or not math.isfinite(value):
+        return value
+    digits, least = _DIGITS[dtype]
+    unit = 2.0 ** max(math.frexp(value)[1] - digits, least)
+    return round(value / unit) * unit
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number of any type: a truth value is none, nor is a tensor, which a
+    setting would have to wait for."""
+    kinds = (numbers.Real, torch.SymFloat, torch.SymInt)
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def real(number: Any) -> Any:
+    """A number of any type as Python's: numpy's know no sign, or wrap around."""
+    return number if isinstance(number, (torch.SymFloat, torch.SymInt)) else float(number)
+
+
+def finite(op: str, name: str, value: Any) -> Any:
+    """A finite number."""
+    if type(value) is float and -math.inf < value < math.inf:
+        return value
+    if not (is_number(value) and -math.inf < value < math.inf):
+        require(False, op, f"{name} must be a finite number", value)
+    return real(value)
+
+
+def flag(op: str, name: str, value: Any) -> Any:
+    """A truth value, or 0 or 1 of any integer type."""
+    if isinstance(value, (bool, torch.SymBool)):
+        return value
+    of_numpy = getattr(getattr(value, "dtype", None), "kind", "") == "b" and value.ndim == 0
+    if not of_numpy and _integer(value) not in (0, 1):
+        require(False, op, f"{name} must be True or False", value)
+    return bool(value)
 
 
 def taps(op: str, name: str, filter: Tensor | None, x: Tensor) -> tuple[int, int]:
@@ -147,21 +209,25 @@ def taps(op: str, name: str, filter: Tensor | None, x: Tensor) -> tuple[int, int
     return shape[0], shape[-1]
 
 
-def whole(op: str, name: str, value: Any) -> int:
-    """A whole number of at least 1, of any integer type."""
-    fits = isinstance(value, (int, torch.SymInt))
-    if not fits and hasattr(value, "__index__"):
-        value, fits = _index(value)
-    if not fits or value < 1:
-        require(False, op, f"{name} must be a whole number of at least 1", value)
-    return value
+def whole(op: str, name: str, value: Any, least: int = 1) -> int:
+    """A whole number of any integer type, at least 1 if nothing else is said."""
+    number = value if type(value) is int else _integer(value)
+    if number is None or number < least:
+        require(False, op, f"{name} must be a whole number of at least {least}", value)
+    return number
 
 
-def _index(value: Any) -> tuple[Any, bool]:
+def _integer(value: Any) -> Any:
+    """The number that a value of some integer type is, else None: a truth value is none, nor is a
+    tensor, which a setting would have to wait for."""
+    if isinstance(value, (bool, Tensor)):
+        return None
+    if isinstance(value, (int, torch.SymInt)):  # torch.compile cannot ask those for an attribute
+        return value
     try:
-        return operator.index(value), True
-    except TypeError:  # a tensor of several elements, or of a floating dtype
-        return value, False
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def pair(op: str, name: str, value: int | Sequence[int]) -> list[int]:
@@ -169,9 +235,9 @@ def pair(op: str, name: str, value: int | Sequence[int]) -> list[int]:
     values = _numbers(value) or [value, value]
     fits = len(values) == 2
     for i, number in enumerate(values):
-        if not isinstance(number, int):
-            values[i], whole = _index(number)
-            fits = fits and whole
+        if type(number) is not int:
+            values[i] = _integer(number)
+            fits = fits and values[i] is not None
     if not fits or values[0] < 1 or values[1] < 1:
         # said only when needed: a traced number has no text
         require(False, op, f"{name} must be one or two numbers of at least 1", str(value))
@@ -185,9 +251,9 @@ def padding(op: str, padding: int | Sequence[int]) -> list[int]:
         values = [values[0], values[0], values[1], values[1]]
     fits = len(values) == 4
     for i, value in enumerate(values):
-        if not isinstance(value, (int, torch.SymInt)):
-            values[i], whole = _index(value)
-            fits = fits and whole
+        if type(value) is not int:
+            values[i] = _integer(value)
+            fits = fits and values[i] is not None
     if not fits:
         require(False, op, "padding must be 1, 2 or 4 whole numbers", str(padding))
     return values

@@ -27,6 +27,7 @@ from rwm_fast.ops._torch_private import (
     forward_ad,
     function_modes,
     interpreter,
+    is_batched,
     saved_hooks,
     tracing_state,
     will_run,
@@ -210,7 +211,8 @@ def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether nothing but autograd needs to see this call, which nothing compiles.
 
     Not plain: JIT tracing, fake and other modes, meta tensors, tensor subclasses, torch.func
-    transforms, forward-mode AD.
+    transforms, forward-mode AD, many gradients at once (`is_grads_batched`: the first tensor of a
+    backward operator).
     """
     if dispatch_modes() or function_modes() or tracing_state() is not None:
         return False
@@ -219,7 +221,7 @@ def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
     for t in tensors:
         if t is not None and (type(t) not in _PLAIN or t.is_meta):
             return False
-    return True
+    return not (tensors and is_batched(tensors[0]))
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)

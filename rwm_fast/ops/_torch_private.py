@@ -5,6 +5,9 @@
     threads choose for themselves.
 `_C._functorch.peek_interpreter_stack`
     tells torch.func transforms, which get plain torch. Without it torch refuses them.
+`_C._functorch.is_legacy_batchedtensor`
+    tells the many gradients of `torch.autograd.grad(…, is_grads_batched=True)`, which get the
+    registered operator, once each. Without it they are refused: a tensor without memory.
 `torch.autograd.forward_ad._current_level`
     tells forward-mode AD, likewise. Without it such calls get the registered operator.
 `torch.compiler.assume_constant_result`
@@ -96,6 +99,7 @@ def stashed(key: str) -> object | None:
 # ---- who else sees a call: plain calls ask these themselves, for a Python call costs as much
 
 interpreter = _of_torch("_C._functorch.peek_interpreter_stack", lambda: None)
+is_batched = _of_torch("_C._functorch.is_legacy_batchedtensor", lambda tensor: False)
 dispatch_modes = _of_torch("_C._len_torch_dispatch_stack", lambda: 1)
 function_modes = _of_torch("_C._len_torch_function_stack", lambda: 1)
 tracing_state = _of_torch("_C._get_tracing_state", lambda: None)

@@ -195,8 +195,8 @@ def test_scales_are_checked(scale):
 
 def test_counts_are_checked():
     with pytest.raises(
-        ValueError, match="sample_boxes: batch must be an int of at least 0, got -1"
+        ValueError, match="sample_boxes: batch must be a whole number of at least 0, got -1"
     ):
         sample_boxes(-1, 1)
-    with pytest.raises(ValueError, match="sample_boxes: num_patches must be an int"):
+    with pytest.raises(ValueError, match="sample_boxes: num_patches must be a whole number"):
         sample_boxes(1, 2.5)

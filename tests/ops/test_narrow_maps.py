@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rwm_fast import conv2d_bias_act, modulated_conv2d, use_backend
+from rwm_fast import conv2d_bias_act, modulated_conv2d, upfirdn2d, use_backend
 from rwm_fast.ops.modulated_conv2d.torch_convolution import convolution, is_misread
+from rwm_fast.testing import compare
 
 BF16 = torch.bfloat16
 SHAPES = [(kernel, width, down) for kernel in (3, 5) for width in (1, 2, 3, 5) for down in (1, 2)]
@@ -69,3 +70,20 @@ def test_ours_is_right_where_torch_reads_past_the_map():
         if not (torchs - truth).abs().max() <= allowed:
             assert is_misread(x, w, about)
         assert (convolution(x, w, about) - truth).abs().max() <= allowed
+
+
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
+def test_filters_on_narrow_maps(up, down):
+    """What upfirdn2d is in plain torch, cropped to a narrow map too."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    for width, padding in ((1, 3), (3, 2), (5, 2), (9, [-2, -2, 2, 2])):
+        x = torch.randn(2, 3, 20, width, generator=torch.Generator().manual_seed(0)).to(BF16)
+        x.requires_grad_()
+        with compare.plain(), Convolutions() as seen:
+            y = upfirdn2d(x, taps, up=up, down=down, padding=padding)
+            (dx,) = torch.autograd.grad(y.float().sum(), x)
+        assert seen.misread == 0
+        wide = x.detach().double().requires_grad_()
+        true = upfirdn2d(wide, taps, up=up, down=down, padding=padding)
+        for found, wanted in ((y, true), (dx, torch.autograd.grad(true.sum(), wide)[0])):
+            assert (found - wanted).abs().max() <= 4 * 2**-8 * wanted.abs().max()

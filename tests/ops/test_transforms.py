@@ -86,6 +86,22 @@ def test_gradients_of_each(op):
 
 
 @by_op
+def test_many_gradients_at_once(op):
+    """`is_grads_batched`: each as alone, on whatever backend serves the call."""
+    call, values, _ = _smooth(op)
+    leaves = [v.clone().requires_grad_() for v in values]
+    y = call(*leaves)
+    pull = lambda dy, many: torch.autograd.grad(
+        y, leaves, dy, retain_graph=True, is_grads_batched=many
+    )
+    dy = torch.stack((torch.ones_like(y), y.detach()))
+    together = pull(dy, True)
+    for i, one in enumerate(dy):
+        for found, wanted in zip(together, pull(one, False), strict=True):
+            _near(found[i], wanted)
+
+
+@by_op
 def test_transforms_inside_compile(op):
     call, values, ways = _smooth(op)
     functions = (

@@ -61,5 +61,5 @@ def bias_act(
     if any_autocast():
         x, bias = _check.mixed(x, bias)
     _check.bias(op, bias, x, x.shape[1])
-    gain = _check.activation(op, activation, negative_slope, gain, clamp)
-    return _autograd.bias_act(x, bias, activation, negative_slope, gain, clamp)
+    act = _check.activation(op, activation, negative_slope, gain, clamp, x.dtype)
+    return _autograd.bias_act(x, bias, *act)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import numbers
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from rwm_fast.ops import _check, _dispatch
 from rwm_fast.ops._check import accumulator
 from rwm_fast.ops._registry import without_autocast
+from rwm_fast.ops._torch_private import dispatch_modes
 from rwm_fast.ops.conv2d_bias_act import reference
 from rwm_fast.ops.modulated_conv2d.autograd import modulated_conv2d
 from rwm_fast.ops.modulated_conv2d.geometry import Settings, Size, prepared
@@ -83,23 +83,28 @@ def conv2d_bias_act(
     """
     _check_tensors(x, weight, bias)
     taps = _check.taps(OP, "resample_filter", resample_filter, x)
-    gain = _check.activation(OP, activation, negative_slope, gain, clamp)
+    act = _check.activation(OP, activation, negative_slope, gain, clamp, x.dtype)
     down = _check.whole(OP, "down", down)
     borders = _check.padding(OP, padding)
-    act = (activation, negative_slope, gain, clamp)
-    if not isinstance(weight_gain, numbers.Real):
-        _check.require(False, OP, "weight_gain must be a number", weight_gain)
+    weight_gain = _check.finite(OP, "weight_gain", weight_gain)
     if down == 1:
         resample_filter, taps = None, (1, 1)
     # torch.compile and the transforms of torch.func know torch's convolution better, and traced
     # sizes pass no cache
     n, _, h, w = x.shape
+    left, right, top, bottom = borders
+    spread = down - 1 if resample_filter is not None else 0
+    kernel = weight.shape[2:]
+    if h + top + bottom - spread < kernel[0] or w + left + right - spread < kernel[1]:
+        _check.require(False, OP, "the padded image must be at least as large as the kernel", x)
     known = type(n) is type(h) is type(w) is int and not torch.compiler.is_compiling()
     if known and not _dispatch.in_transform(OP, (x, weight, bias)):
         settings = _settings(borders, down, resample_filter, act)
         if _modulated_is_faster(x, weight, resample_filter, taps, settings):
             shape, wide = (x.shape[0], 1, x.shape[1]), accumulator(x.dtype)
-            style = _constant(shape, weight_gain, wide, x.device)
+            # what a mode sees (fake tensors) is neither taken from the cache nor kept there
+            constant = _constant.__wrapped__ if dispatch_modes() else _constant
+            style = constant(shape, weight_gain, wide, x.device)
             tensors = (x, weight, style, None, None, None, None, bias, resample_filter)
             return modulated_conv2d(*tensors, *settings)
     about = (borders, down, resample_filter, weight_gain, act)
@@ -151,7 +156,5 @@ def _modulated_is_faster(
     """Whether the backend that would serve the modulated layer says so."""
     kernel, size = tuple(weight.shape[2:]), tuple(x.shape[2:])
     geometry = prepared(1, settings.down, settings.padding, kernel, taps, size)
-    if min(geometry.chain[-1]) < 1:
-        _check.require(False, OP, "the padded image must be at least as large as the kernel", x)
     layer = without_style(x, weight, filter, settings, geometry)
     return _dispatch.choose(OP, layer).serves_plain(x.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from rwm_fast.ops._check import accumulator
@@ -12,6 +11,7 @@ from rwm_fast.ops.bias_act import bias_act
 from rwm_fast.ops.modulated_conv2d.torch_convolution import convolution
 from rwm_fast.ops.upfirdn2d import upfirdn2d
 from rwm_fast.ops.upfirdn2d.geometry import filter_size
+from rwm_fast.ops.upfirdn2d.reference import pad
 
 
 def conv2d_bias_act(
@@ -37,7 +37,7 @@ def conv2d_bias_act(
         x = upfirdn2d(x, filter, down=early, padding=borders)
         stride, inside = down // early, (0, 0)
     elif (left, top) != (right, bottom) or min(left, top) < 0:
-        x, inside = F.pad(x, [left, right, top, bottom]), (0, 0)
+        x, inside = pad(x, padding), (0, 0)
     w = (weight * weight_gain).to(x.dtype)
     arguments = [stride] * 2, list(inside), [1, 1], False, [0, 0], 1
     activation, slope, gain, clamp = act

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 from torch import Tensor
 
@@ -53,14 +51,11 @@ def crop_patches(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     """
     if any_autocast() and isinstance(boxes, Tensor):
         boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
-    if not isinstance(size, (int, torch.SymInt, Tensor)) and hasattr(size, "__index__"):
-        size = operator.index(size)
-    _validate(image, boxes, size)
-    return _autograd.crop_patches(image, boxes, size)
+    _validate("crop_patches", image, boxes)
+    return _autograd.crop_patches(image, boxes, _check.whole("crop_patches", "size", size))
 
 
-def _validate(image: Tensor, boxes: Tensor, size: int) -> None:
-    op = "crop_patches"
+def _validate(op: str, image: Tensor, boxes: Tensor) -> None:
     _check.floating(op, "image", image)
     shape, device = image.shape, image.device
     if len(shape) != 4 or shape[2] < 1 or shape[3] < 1:
@@ -76,9 +71,6 @@ def _validate(image: Tensor, boxes: Tensor, size: int) -> None:
     if boxes.requires_grad:
         rule = "boxes have no gradient: detach them"
         _check.require(False, op, rule, "boxes that require one")
-    whole = isinstance(size, (int, torch.SymInt)) and not isinstance(size, bool)
-    if not whole or size < 1:
-        _check.require(False, op, "size must be an int of at least 1", size)
 
 
 def sample_boxes(
@@ -117,9 +109,8 @@ def sample_boxes(
     between the centres of S × S pixels: half-width and half-height times S / (S − 1) give its own.
     """
     op = "sample_boxes"
-    for name, count in (("batch", batch), ("num_patches", num_patches)):
-        whole = isinstance(count, int) and not isinstance(count, bool)
-        _check.require(whole and count >= 0, op, f"{name} must be an int of at least 0", count)
+    batch = _check.whole(op, "batch", batch, 0)
+    num_patches = _check.whole(op, "num_patches", num_patches, 0)
     pair = isinstance(scale, (tuple, list)) and len(scale) == 2
     pair = pair and all(isinstance(s, (int, float)) for s in scale)
     rule = "scale must be two numbers with 0 < least <= largest <= 1"

@@ -77,7 +77,7 @@ def crop_call(image: Tensor, boxes: Tensor, size: int) -> Crop:
     if len(shape) != 4 or shape[2] < 1 or shape[3] < 1 or not _is_positive(size):
         fits = len(shape) == 4 and shape[2] > 0 and shape[3] > 0
         _check.require(fits, OP, "image must be [N, C, H, W] with at least one pixel", image)
-        _check.require(False, OP, "size must be an int of at least 1", size)
+        _check.require(False, OP, "size must be a whole number of at least 1", size)
     boxes = _boxes(boxes, shape[0], device)
     patches = empty_patches(image, boxes, size)
     image, order = _memory.in_own_order(OP, "image", image)

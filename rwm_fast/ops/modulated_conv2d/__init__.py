@@ -124,9 +124,14 @@ def modulated_conv2d(
     taps = _check.taps(OP, "resample_filter", resample_filter, x)
     if not (type(up) is type(down) is int and up > 0 and down > 0):
         up, down = _check.whole(OP, "up", up), _check.whole(OP, "down", down)
-    if not 0 <= eps < math.inf:
-        _check.require(False, OP, "eps must be at least 0", eps)
-    gain = _check.activation(OP, activation, negative_slope, gain, clamp)
+    if type(eps) is not float or not 0 <= eps < math.inf:
+        fits = _check.is_number(eps) and 0 <= eps < math.inf
+        _check.require(fits, OP, "eps must be at least 0", eps)
+        eps = _check.real(eps)
+    if not type(demodulate) is type(flip_weight) is bool:
+        demodulate = _check.flag(OP, "demodulate", demodulate)
+        flip_weight = _check.flag(OP, "flip_weight", flip_weight)
+    act = _check.activation(OP, activation, negative_slope, gain, clamp, x.dtype)
     _check.bias(OP, bias, x, weight.shape[0])
     borders = tuple(_check.padding(OP, padding))
     shape, kernel = x.shape, weight.shape
@@ -145,8 +150,8 @@ def modulated_conv2d(
         None if regions is None else _resampled(regions, x, x.shape[2:]),
         None if regions is None or not demodulate else _resampled(regions, x, size),
         noise, strength, bias, resample_filter,
-        up, down, borders, bool(demodulate), bool(flip_weight),
-        activation, negative_slope, gain, clamp, eps,
+        up, down, borders, demodulate, flip_weight,
+        *act, eps,
     )  # fmt: skip
 
 
@@ -178,7 +183,7 @@ def _check_regions(x: Tensor, styles: Tensor, regions: Tensor) -> None:
     # no text is made before it is needed: it would fix a traced size
     n, i = x.shape[:2]
     _check.tensor(OP, "regions", regions)
-    k = 1 if styles.ndim == 2 else styles.shape[1]
+    k = styles.shape[1] if styles.ndim == 3 else 1
     if not (styles.ndim in (2, 3) and styles.shape[0] == n and styles.shape[-1] == i and k > 0):
         _check.require(False, OP, f"styles must be [{n}, K, {i}] beside regions", styles)
     shape = regions.shape
@@ -218,9 +223,11 @@ def _as_scalar(strength: Tensor | float | None, x: Tensor) -> Tensor | None:
     """The strength of the noise as a tensor of no dimension."""
     if strength is None:
         return None
-    if not isinstance(strength, Tensor):
-        return torch.full((), strength, dtype=accumulator(x.dtype), device=x.device)
     rule = "noise_strength must be a number or a tensor of one element"
+    if not isinstance(strength, Tensor):
+        if type(strength) is not float:
+            _check.require(_check.is_number(strength), OP, rule, strength)
+        return torch.full((), _check.real(strength), dtype=accumulator(x.dtype), device=x.device)
     _check.require(strength.numel() == 1, OP, rule, strength)
     _check.like(OP, "noise_strength", strength, "x", x)
     return strength.reshape(())

@@ -22,7 +22,7 @@ from rwm_fast.ops._absent import absent_gradients, beside
 from rwm_fast.ops._registry import needed
 from rwm_fast.ops.modulated_conv2d.geometry import Fir, Geometry, Plan, Size
 from rwm_fast.ops.upfirdn2d.geometry import adjoint_padding, filter_size
-from rwm_fast.ops.upfirdn2d.reference import upfirdn2d
+from rwm_fast.ops.upfirdn2d.reference import may_be_misread, upfirdn2d
 
 Arguments = Sequence[Any]  # stride, padding, dilation, transposed, output padding, groups
 
@@ -37,13 +37,9 @@ def _plain() -> bool:
 
 
 def is_misread(x: Tensor, w: Tensor, arguments: Arguments) -> bool:
-    """Whether torch's bfloat16 convolution on CPUs may read past the map: NaN, and other bits at
-    every call, came of maps 1 to 5 wide with a larger filter or a stride; with AMX, torch 2.13.
-    """
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
-        return False
-    side = min(x.shape[2:])
-    return side <= 5 and (max(w.shape[2:]) > side or max(arguments[0]) > 1)
+    """Whether torch's convolution may read past the map."""
+    larger = lambda: max(w.shape[2:]) > min(x.shape[2:]) or max(arguments[0]) > 1
+    return may_be_misread(x) and larger()
 
 
 def _convolved(x: Tensor, w: Tensor, bias: Tensor | None, arguments: Arguments) -> Tensor:

@@ -74,6 +74,8 @@ def upfirdn2d(
     _check.taps(op, "filter", filter, x)
     up, down = _check.pair(op, "up", up), _check.pair(op, "down", down)
     padding = _check.padding(op, padding)
+    gain = _check.finite(op, "gain", gain)
+    flip_filter = _check.flag(op, "flip_filter", flip_filter)
     h, w = output_size(shape[2], shape[3], filter_size(filter), up, down, padding)
     if h < 1 or w < 1:
         rule = "the padded image must be at least as large as the filter"

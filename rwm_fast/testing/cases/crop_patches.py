@@ -109,6 +109,6 @@ REFUSALS = (
         "boxes have no gradient: detach them, got boxes that require one",
         boxes=Tensor.requires_grad_,
     ),
-    refusal("size_0", "size must be an int of at least 1, got 0", size=0),
-    refusal("size_pair", "size must be an int of at least 1, got tuple", size=(4, 4)),
+    refusal("size_0", "size must be a whole number of at least 1, got 0", size=0),
+    refusal("size_pair", "size must be a whole number of at least 1, got tuple", size=(4, 4)),
 )

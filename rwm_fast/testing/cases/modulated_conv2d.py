@@ -245,6 +245,8 @@ REFUSALS = (
         case="mask",
         regions=lambda v: v[:, :1],
     ),
+    refusal("styles_flat", r"styles must be \[2, K, 3\]", case="mask", styles=Tensor.flatten),
+    refusal("weight_sparse", "weight must be strided, got", weight=Tensor.to_sparse),
     refusal("regions_dtype", "regions must have x's dtype", case="mask", regions=Tensor.long),
     refusal(
         "styles_beside_regions",
