@@ -24,7 +24,7 @@ DTYPES = {
     torch.float16: 3,
     torch.float64: 3,
 }  # how often
-WITHOUT_GRADIENT = ("filter", "resample_filter", "boxes")
+WITHOUT_GRADIENT = ("filter", "resample_filter", "f", "boxes")
 HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -198,6 +198,25 @@ def _conv2d_bias_act(s: Source) -> Made:
     return inputs, _terms(inputs), 6
 
 
+def _conv2d_resample(s: Source) -> Made:
+    layer, outputs = _layer(s)
+    channels, groups = layer["x"].shape[1], s.one(1, 1, 1, 2)
+    inputs = {
+        "x": layer["x"],
+        "w": layer["weight"],
+        "f": layer["resample_filter"],
+        "up": s.one(1, 1, 2, 2, 3),
+        "down": layer["down"],
+        "padding": layer["padding"],
+        "groups": groups if channels % 2 == outputs % 2 == 0 else 1,
+        "flip_weight": s.often(0.6),
+        "flip_filter": s.often(0.3),
+    }
+    inputs["w"] = inputs["w"][:, : channels // inputs["groups"]]
+    about = {"weight": inputs["w"], "resample_filter": inputs["f"]}
+    return inputs, _terms({**inputs, **about}), 7
+
+
 def _modulated_conv2d(s: Source) -> Made:
     inputs, outputs = _layer(s)
     n, channels, h, w = inputs["x"].shape
@@ -259,6 +278,7 @@ MAKERS: dict[str, Callable[[Source], Made]] = {
     "masked_l1": _masked_l1,
     "crop_patches": _crop_patches,
     "conv2d_bias_act": _conv2d_bias_act,
+    "conv2d_resample": _conv2d_resample,
     "modulated_conv2d": _modulated_conv2d,
 }
 
@@ -293,7 +313,7 @@ def _cast(s: Source, op: str, name: str, value: Tensor, dtype: torch.dtype, mixe
         return value
     if name == "boxes":
         return value.to(s.one(torch.float32, torch.float64))
-    if name in ("filter", "resample_filter"):
+    if name in ("filter", "resample_filter", "f"):
         return value.to(s.one(dtype, torch.float32, torch.float64))
     may = op != "masked_l1" or name == "mask"
     return value.to(torch.float32 if mixed and may and s.often(0.5) else dtype)

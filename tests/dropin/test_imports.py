@@ -265,7 +265,7 @@ def test_mmgeneration(project):
     files = packages(f"{folder}/x")
     for name in ("upfirdn2d", "bias_act", "filtered_lrelu"):
         files[f"{folder}/{name}.py"] = NVIDIA[f"torch_utils/ops/{name}.py"]
-    files[f"{folder}/bias_act.py"] += "        class EasyDict(dict): pass\n"
+    files[f"{folder}/bias_act.py"] += "class EasyDict(dict): pass\n"
     files["mmgen/ops/conv2d_gradfix.py"] = MMCV_2["mmcv/ops/conv2d_gradfix.py"]
     load = project(files)
     assert load("mmgen.ops.stylegan3.ops.bias_act").activation_funcs["relu"].def_alpha == 0

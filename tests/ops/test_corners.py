@@ -237,7 +237,9 @@ def test_settings_of_any_real_type(op, name):
     inputs = one_call(op)
     for value in (2, np.int64(2), np.uint8(2), np.float32(2), np.float64(2)):
         same(op, inputs, name, value, 2.0)
-    may = {"clamp": (None,), "noise_strength": (None, torch.tensor(3))}.get(name, ())
+    may = {"clamp": (None,), "gain": (None,), "noise_strength": (None, torch.tensor(3))}.get(
+        name, ()
+    )
     for value in NO_NUMBERS:
         if any(value is other or type(value) is type(other) is torch.Tensor for other in may):
             continue

@@ -75,6 +75,8 @@ def conv2d_resample(
     """
     up, down = _check.whole(OP, "up", up), _check.whole(OP, "down", down)
     groups = _check.whole(OP, "groups", groups)
+    flip_weight = _check.flag(OP, "flip_weight", flip_weight)
+    flip_filter = _check.flag(OP, "flip_filter", flip_filter)
     _check_tensors(x, w, groups)
     taps = _check.taps(OP, "f", f, x)
     borders = tuple(_check.padding(OP, padding))
@@ -84,12 +86,29 @@ def conv2d_resample(
     if not min((prepared if known else geometry)(*about).chain[-1]) > 0:
         _check.require(False, OP, "padding must leave at least one pixel", str(padding))
     f = f.flip(list(range(f.ndim))) if flip_filter and f is not None else f
+    try:
+        return _composed(x, w, f, up, down, borders, groups, flip_weight, known)
+    except _dispatch.BackendError as error:  # of an operator that this one is made of
+        raise _dispatch.BackendError(f"{OP}: {str(error).split(': ', 1)[1]}") from None
+
+
+def _composed(
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None,
+    up: int,
+    down: int,
+    borders: Sequence[int],
+    groups: int,
+    flip_weight: bool,
+    known: bool,
+) -> Tensor:
     if groups > 1:
         _dispatch.by_torch(OP, "a convolution in groups is torch's")
     elif up == 1 and known and not _dispatch.in_transform(OP, (x, w)):
         return _reduced(x, w if flip_weight else w.flip((2, 3)), f, down, borders)
     with without_autocast(x.device):
-        return reference.conv2d_resample(x, w, f, up, down, borders, groups, bool(flip_weight))
+        return reference.conv2d_resample(x, w, f, up, down, borders, groups, flip_weight)
 
 
 def _reduced(x: Tensor, w: Tensor, f: Tensor | None, down: int, borders: Sequence[int]) -> Tensor:

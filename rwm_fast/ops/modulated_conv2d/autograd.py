@@ -237,8 +237,7 @@ def _second_derivative(ctx, wanted, cotangents) -> list[Tensor | None] | None:
     backend = _dispatch.choose(OP, prepared)
     if not hasattr(backend, "unwind_twice"):
         return None
-    dx, version = ctx.dx or (None, 0)
-    ctx.dx = None  # not kept longer than the saved tensors are
+    dx, version = ctx.dx or (None, 0)  # kept: a second pass must round as the first did
     dx = dx if dx is not None and dx._version == version else None
     want = second.Wanted(wanted[0], *wanted[2:5])
     with without_autocast(x.device):
