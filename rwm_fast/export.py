@@ -127,7 +127,7 @@ def program(part: Part, least: int) -> ExportedProgram:
 def write_torch(graph: ExportedProgram, part: Part, path: Path, about: dict[str, str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of itself
-        torch.export.save(graph, path, extra_files={"rwm_fast.json": json.dumps(about)})
+        torch.export.save(graph, path, extra_files={"about.json": json.dumps(about)})
 
 
 def read_torch(path: Path) -> Run:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 TOPS = ("rwm_fast", "csrc", "tests", "benchmarks", "docs", "examples", ".ci", ".github")
 NOT_OURS = {"__pycache__", "site"}
 C_LIKE = {".h", ".cuh", ".cpp", ".cu"}
-COMMANDS = ("train", "edit", "evaluate", "prepare", "convert", "doctor", "examples")
+COMMANDS = ("train", "edit", "evaluate", "prepare", "convert", "doctor", "examples", "export")
 
 
 @functools.cache

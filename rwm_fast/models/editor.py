@@ -196,7 +196,7 @@ class RegionEditor(Painter):
         work_size: int | None = None,
         tile: int = 0,
     ) -> list[Any]:
-        """T pictures, the t-th in the style Σ_k w_tk·S_k, as `edit` makes them.
+        """T pictures, the t-th in the style Σ_k w[t, k]·S_k, as `edit` makes them.
 
         weights: [T, K], a row a picture; or [T] for two styles, w standing for (1 − w, w). The mix
         is scaled to unit length by the generator. With a mask only the region changes. Pictures

@@ -177,7 +177,7 @@ def fuzz(
     return counts
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--calls", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -187,7 +187,7 @@ def main() -> int:
     parser.add_argument("--backend", help="this one alone; default: all of the device")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file of the counts")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     torch.set_num_threads(1)
     started = time.monotonic()
     where = (given.seed, tuple(given.ops), given.device)

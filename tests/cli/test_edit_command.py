@@ -124,8 +124,8 @@ def test_a_png_says_what_was_done_and_no_path(model, picture, tmp_path):
     assert said["Software"] == f"rwm_fast {rwm_fast.__version__}"
     account = json.loads(said["rwm_fast"])
     assert account["command"] == (
-        f"python -m rwm_fast.edit --checkpoint {model.name} --content a.png --style 'b c.png' "
-        "--out o.png --mask m.png --strength 0.5"
+        f"python -m rwm_fast.edit --content a.png --style 'b c.png' --out o.png "
+        f"--checkpoint {model.name} --mask m.png --strength 0.5"
     )
     weights = hashlib.blake2b((model / "weights.safetensors").read_bytes(), digest_size=16)
     assert account["weights"] == weights.hexdigest()

@@ -49,7 +49,7 @@ def test_what_is_written_needs_nothing_of_this_package(paper):
         graph = torch.export.load(path).graph
         assert not any("rwm_fast" in str(node.target) for node in graph.nodes)
         with zipfile.ZipFile(path) as file:
-            name = next(n for n in file.namelist() if n.endswith("rwm_fast.json"))
+            name = next(n for n in file.namelist() if n.endswith("about.json"))
             assert json.loads(file.read(name))["regions"] == "3"
 
 
