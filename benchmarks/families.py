@@ -4,7 +4,8 @@ In plain torch, written from the formulas: NVIDIA's (StyleGAN2-ADA, StyleGAN3's 
 as it trains, scales around one convolution; the port that most encoders and editors carry, and the
 Swapping Autoencoder's layers, whose demodulation knows no style, weights for every image and a
 grouped convolution. `Ours` computes the same by the fused operators. `DROPIN` has what
-`rwm_fast.dropin` leaves of a family: NCHW, and NVIDIA's with an operator for each step.
+`rwm_fast.dropin` leaves of a family after `patch`: NCHW, and in NVIDIA's generator an operator for
+each step.
 """
 
 from __future__ import annotations
@@ -116,9 +117,8 @@ class NvidiaDropin(Nvidia):
         settings |= {"padding": weight.shape[-1] // 2, "resample_filter": TAPS}
         return rwm_fast.modulated_conv2d(x, weight, style, noise, **settings)
 
-    def conv2d_resample(self, x: Tensor, weight: Tensor, down: int) -> Tensor:
-        padding, taps = weight.shape[-1] // 2, TAPS if down > 1 else None
-        return rwm_fast.conv2d_bias_act(x, weight, padding=padding, down=down, resample_filter=taps)
+    def conv(self, x, weight, bias, down=1, gain=1.0) -> Tensor:
+        return Ours().conv(x, weight, bias, down, gain)
 
 
 class Port(Family):

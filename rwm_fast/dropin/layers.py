@@ -1,8 +1,8 @@
 """Layers that other projects write as classes, computed by ours from the attributes they have.
 
 The classes are those of the StyleGAN2 port and its relatives (the Swapping Autoencoder's code,
-basicsr, mmagic). A `check_…` says in one sentence why a layer is not what its name promises, or
-None; a `run_…` is its forward. `rwm_fast.dropin.patch` puts the two together.
+basicsr, mmagic), and NVIDIA's convolution. A `check_…` says in one sentence why a layer is not what
+its name promises, or None; a `run_…` is its forward. `rwm_fast.dropin.patch` puts the two together.
 """
 
 from __future__ import annotations
@@ -276,4 +276,37 @@ def run_conv_layer(layer: Any, theirs: type, x: Tensor) -> Tensor:
     return _calls.run(
         "layers.ConvLayer", conv2d_bias_act, x, conv.weight, bias, padding=padding,
         down=conv.stride, resample_filter=kernel, weight_gain=conv.scale, **settings,
+    )  # fmt: skip
+
+
+# ---- NVIDIA's convolution with bias and activation
+
+
+def check_conv2d_layer(layer: Any) -> str | None:
+    weight, bias = first(layer, "weight"), first(layer, "bias")
+    if not isinstance(weight, Tensor) or weight.ndim != 4:
+        return "its weight is not [O, I, k, k]"
+    if bias is not None and bias.ndim != 1:
+        return "its bias is not one number a channel"
+    numbers = ("weight_gain", "act_gain", "padding", "up", "down", "conv_clamp")
+    if not all(isinstance(getattr(layer, name, ""), (int, float, type(None))) for name in numbers):
+        return f"one of {', '.join(numbers)} is not one number"
+    if layer.activation not in ("linear", "lrelu"):
+        return f"its activation is {layer.activation}"
+    if layer.up != 1:
+        return "it enlarges"
+    filtered = isinstance(first(layer, "resample_filter"), Tensor)
+    return None if layer.down == 1 or filtered else "it reduces without a filter"
+
+
+def run_conv2d_layer(layer: Any, theirs: Any, x: Tensor, gain: float = 1) -> Tensor:
+    if not isinstance(gain, (int, float)) or gain <= 0:
+        return theirs.forward(layer, x, gain)
+    clamp = None if layer.conv_clamp is None else layer.conv_clamp * gain
+    filter = layer.resample_filter if layer.down > 1 else None
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return _calls.run(
+        "layers.Conv2dLayer", conv2d_bias_act, x, layer.weight, bias, padding=layer.padding,
+        down=layer.down, resample_filter=filter, weight_gain=layer.weight_gain,
+        activation=layer.activation, gain=layer.act_gain * gain, clamp=clamp,
     )  # fmt: skip

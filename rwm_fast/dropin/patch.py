@@ -74,6 +74,12 @@ KINDS = {
         (),
         lambda layer, draw: (_image(layers._parts(layer)[1].weight.shape[1], draw),),
     ),
+    "Conv2dLayer": Kind(
+        layers.check_conv2d_layer,
+        layers.run_conv2d_layer,
+        (),
+        lambda layer, draw: (_image(layer.weight.shape[1], draw),),
+    ),
 }
 IMAGES = ("input", "x", "image")
 # attributes that change a layer's size and not what it does
@@ -149,7 +155,7 @@ def _other_arguments(layer: nn.Module, kind: Kind) -> str | None:
     """Why its forward does not take the arguments that are known, or None."""
     names = list(inspect.signature(type(layer).forward).parameters)[1:]
     known = names[:1] and names[0] in IMAGES and tuple(names[1:])[: len(kind.arguments)]
-    more = {"input_gain", "add_noise", "return_noise"}
+    more = {"input_gain", "add_noise", "return_noise", "gain"}
     if known == kind.arguments and set(names[1 + len(kind.arguments) :]) <= more:
         return None
     return f"its forward takes ({', '.join(names)})"

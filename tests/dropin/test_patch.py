@@ -95,6 +95,38 @@ def test_a_layer_that_has_run_is_patched_too():
     torch.testing.assert_close(layer(X, STYLE), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("down", [1, 2])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"bias": False}, {"activation": "lrelu"}, {"activation": "lrelu", "conv_clamp": 0.9}],
+    ids=str,
+)
+def test_nvidia_convolution(more, down, k):
+    same_when_patched(theirs.Conv2dLayer(3, 4, k, down=down, **more), X)
+
+
+@pytest.mark.parametrize("gain", [0.5**0.5, 0, -1])
+def test_nvidia_convolution_with_a_gain(gain):
+    """By name, as its networks give it; one that ours does not take is left to theirs."""
+    layer = drawn(theirs.Conv2dLayer(3, 4, 3, activation="lrelu", conv_clamp=0.9))
+    expected = layer(X, gain=gain)
+    dropin.patch(layer)
+    torch.testing.assert_close(layer(X, gain=gain), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(layer(X, gain), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"activation": "relu"}, "its activation is relu"), ({"up": 2}, "it enlarges")],
+)
+def test_nvidia_convolutions_that_are_not_served(settings, reason):
+    layer = theirs.Conv2dLayer(3, 4, 3, **settings)
+    with pytest.raises(ValueError, match="no layer of this model is known"):
+        dropin.patch(layer)
+    assert reason in dropin.report().left[f"{theirs.__name__}.Conv2dLayer"]
+
+
 def noise(upsample):
     return normal(2, 1, *((12, 14) if upsample else (6, 7)), seed=3)
 

@@ -314,3 +314,28 @@ class ModulatedStyleConv(nn.Module):
         if add_noise:
             out = self.noise_injector(out, noise)
         return (self.activate(out), noise) if return_noise else self.activate(out)
+
+
+class Conv2dLayer(nn.Module):
+    """NVIDIA's: convolution, bias and activation."""
+
+    def __init__(self, i, o, k, bias=True, activation="linear", up=1, down=1, conv_clamp=None):
+        super().__init__()
+        self.activation, self.up, self.down, self.conv_clamp = activation, up, down, conv_clamp
+        self.register_buffer("resample_filter", kernel_of((1, 3, 3, 1)))
+        self.padding, self.weight_gain = k // 2, 1 / math.sqrt(i * k * k)
+        self.act_gain = {"linear": 1, "lrelu": math.sqrt(2), "relu": math.sqrt(2)}[activation]
+        self.weight = nn.Parameter(torch.randn(o, i, k, k))
+        self.bias = nn.Parameter(torch.zeros(o)) if bias else None
+
+    def forward(self, x, gain=1):
+        about = (self.resample_filter, self.up, self.down, (self.padding,) * 4)
+        y = formulas.conv2d_resample(x, self.weight * self.weight_gain, *about, 1, self.up == 1)
+        y = y if self.bias is None else y + self.bias[:, None, None]
+        slope = {"linear": 1.0, "lrelu": 0.2, "relu": 0.0}[self.activation]
+        y = torch.where(y > 0, y, y * slope) * self.act_gain * gain
+        return (
+            y
+            if self.conv_clamp is None
+            else y.clamp(*(s * self.conv_clamp * gain for s in (-1, 1)))
+        )

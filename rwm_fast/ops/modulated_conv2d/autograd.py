@@ -68,13 +68,18 @@ def _forward_fake(x, weight, *arguments):
 
 def _save_forward(ctx, inputs, output) -> None:
     ctx.settings = inputs[INPUTS + 1 :]
-    ctx.save_for_backward(output, *inputs[: INPUTS + 1])
+    settings = Settings(*ctx.settings)
+    straight = settings.activation == "linear" and settings.clamp is None
+    # what no pass backward reads is not saved: it may be changed in place, as after a convolution
+    y = None if straight and not settings.demodulate else output
+    ctx.save_for_backward(y, *inputs[: INPUTS + 1])
 
 
 def _forward_derivative(ctx, dy: Tensor):
     """The gradients, straight from the layer that the forward pass prepared where that will do."""
     needs = needed(ctx, INPUTS, costly=COSTLY)
     y, *tensors = ctx.saved_tensors
+    y = dy if y is None else y  # any image of that shape
     prepared = getattr(ctx, "call", None)
     ctx.call = None  # not kept longer than the saved tensors are
     if nothing_else(dy):
