@@ -144,9 +144,12 @@ def _areas(values: np.ndarray, levels: np.ndarray) -> list[float]:
         return []
     flat = np.zeros(values.shape, bool)
     flat[:-1, :-1] = (values[:-1, :-1] == values[1:, :-1]) & (values[:-1, :-1] == values[:-1, 1:])
-    areas = [level for level in levels if flat[values == level].mean() >= _FLAT]
-    covered = np.isin(values, areas).sum() / max(1, np.isin(values, levels).sum())
-    return [float(level) for level in areas] if covered > 0.8 else []  # else shades, as in a photo
+    at = np.searchsorted(levels, values).clip(max=len(levels) - 1)
+    known = levels[at] == values
+    counts = np.bincount(at[known], minlength=len(levels))
+    filled = np.bincount(at[known & flat], minlength=len(levels)) >= _FLAT * counts
+    covered = counts[filled].sum() / max(1, counts.sum())
+    return [float(level) for level in levels[filled]] if covered > 0.8 else []  # else shades
 
 
 def _snapped(plane: np.ndarray) -> Plane:
