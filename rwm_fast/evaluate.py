@@ -1,5 +1,7 @@
 """Score a trained model: `python -m rwm_fast.evaluate --checkpoint RUN` prints the table and writes
-scores.json and scores.png beside the weights."""
+scores.json and scores.png beside the weights. Of several folders of pictures every direction,
+content of one and style of another, is scored too, with scores-1-2.png for that from the first to
+the second."""
 
 from __future__ import annotations
 
@@ -20,11 +22,19 @@ from rwm_fast.metrics.evaluate import Pairs
 from rwm_fast.models import RegionEditor, read_config
 from rwm_fast.models.pretrained import DEFAULT, is_name, resolve
 from rwm_fast.models.weights import read_kimg
-from rwm_fast.training.pairs import landscape_pairs, photo_pairs
-from rwm_fast.training.report import evaluate, machine, save_pairs_grid, save_report, text_of
+from rwm_fast.training.pairs import landscape_pairs, photo_directions, photo_pairs
+from rwm_fast.training.report import (
+    evaluate,
+    machine,
+    save_pairs_grid,
+    save_report,
+    text_of,
+    text_of_directions,
+)
 from rwm_fast.training.step import Autoencoder
 
 PAIRS = 256  # scored, if the pictures are not more
+Directions = dict[tuple[tuple[int, int], str], Pairs]  # domains of content and style, and in words
 
 
 @dataclass(frozen=True)
@@ -56,34 +66,40 @@ def main(argv: list[str] | None = None) -> int:
     config, kimg = read_config(arguments.checkpoint), read_kimg(arguments.checkpoint)
     editor = RegionEditor.from_checkpoint(arguments.checkpoint, device=device, dtype=dtype)
     networks: Autoencoder = {"encoder": editor.encoder, "generator": editor.generator}
-    pairs, scored = _pairs(arguments, config)
+    pairs, across, scored = _pairs(arguments, config)
     print(scored)
+    directions = {name: evaluate(networks, p, False, None) for (_, name), p in across.items()}
     report = {
         "checkpoint": arguments.checkpoint,
         "split": arguments.split,
         "scored": scored,
         **machine(device, dtype),
         **evaluate(networks, pairs, arguments.quick, None if arguments.strict else kimg),
+        **({"directions": directions} if directions else {}),
     }
     folder = arguments.out or results_folder(arguments.checkpoint)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_report(folder / "scores.json", report)
         save_pairs_grid(networks, pairs, folder / "scores.png")
+        for ((a, b), _), of_direction in across.items():
+            save_pairs_grid(networks, of_direction, folder / f"scores-{a + 1}-{b + 1}.png")
     except OSError as error:
         raise UserError(
             f"--out: expected a folder that can be written, got {folder} ({error.strerror})"
         ) from None
     print(text_of(report))
+    if directions:
+        print(text_of_directions(directions))
     return int(arguments.strict and not report.get("passed", True))
 
 
-def _pairs(arguments: Arguments, config: Config) -> tuple[Pairs, str]:
-    """The pairs to score, and in words what they are of."""
+def _pairs(arguments: Arguments, config: Config) -> tuple[Pairs, Directions, str]:
+    """The pairs to score, those of every direction between several folders, and words on them."""
     sources, limits = arguments.data or config.data.sources, arguments.limits
     if not sources:
         pairs = landscape_pairs(arguments.split, arguments.pairs or PAIRS, config.model.image_size)
-        return pairs, f"scored: {len(pairs)} pairs of landscapes"
+        return pairs, {}, f"scored: {len(pairs)} pairs of landscapes"
     if not arguments.data and not resolve(arguments.checkpoint).is_dir():
         raise UserError(  # a weights file may be anybody's, and so may the folders that it names
             f"--data: expected the pictures to score, for {arguments.checkpoint} is no run folder "
@@ -102,9 +118,18 @@ def _pairs(arguments: Arguments, config: Config) -> tuple[Pairs, str]:
     pairs = photo_pairs(pictures, arguments.pairs or max(PAIRS, len(among)), config.mask)
     used = min(len(among), arguments.pairs or len(among))
     kind = ", held out of training" if pictures.held_out else ""
-    return pairs, (
-        f"scored: {used} of {len(pictures.photos)} pictures{kind}, in {len(pairs)} pairs; "
-        f"{pictures.describe()}"
+    across = {}
+    if len(pictures.domains) > 1:
+        count, names = arguments.pairs or PAIRS, pictures.domains
+        for (a, b), of in photo_directions(pictures, count, config.mask).items():
+            across[(a, b), f"{names[a]} -> {names[b]}"] = of
+    return (
+        pairs,
+        across,
+        (
+            f"scored: {used} of {len(pictures.photos)} pictures{kind}, in {len(pairs)} pairs; "
+            f"{pictures.describe()}"
+        ),
     )
 
 

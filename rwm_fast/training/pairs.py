@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from rwm_fast.config import Config, MaskConfig
 from rwm_fast.data import landscapes
 from rwm_fast.data.loader import TrainingSet
 from rwm_fast.data.masks import sample_masks
-from rwm_fast.data.photos import PhotoSet
+from rwm_fast.data.photos import Photo, PhotoSet
 from rwm_fast.metrics.evaluate import Pairs
 
 # First seeds of content and style. Settings are chosen on "tune"; "report" is looked at only to
@@ -66,17 +69,45 @@ def photo_pairs(pictures: PhotoSet, count: int, config: MaskConfig) -> Pairs:
     """At most `count` pairs of held-out photos (of training photos in a set too small to hold some
     out), with random masks; every photo comes as content before one comes twice."""
     photos = (pictures.held_out or pictures.training)[:count]
-    images = torch.stack([_image(pictures.centre(photo)) for photo in photos])
-    n = len(images)
-    rows = torch.arange(min(count, max(1, n * (n - 1))))
-    content, style = rows % n, (rows + 1 + rows // n) % n  # never the same one, unless n = 1
-    mask = sample_masks(
-        len(rows),
-        (images.shape[2], images.shape[3]),
-        config,
-        generator=torch.Generator().manual_seed(0),
-    )
-    return Pairs(images[content], images[style], mask)
+    return _paired(_images(pictures, photos), None, count, config)
+
+
+def photo_directions(
+    pictures: PhotoSet, count: int, config: MaskConfig
+) -> dict[tuple[int, int], Pairs]:
+    """The same for every pair of domains, content of one and style of the other, and for each with
+    itself; at most `count` pairs each. A domain of which no photo is there has no part in it."""
+    images = {}
+    for domain in range(len(pictures.domains)):
+        own = [p for p in pictures.held_out or pictures.training if p.domain == domain][:count]
+        if own:
+            images[domain] = _images(pictures, own)
+    return {
+        (a, b): _paired(images[a], None if a == b else images[b], count, config)
+        for a in images
+        for b in images
+    }
+
+
+def _paired(contents: Tensor, styles: Tensor | None, count: int, config: MaskConfig) -> Pairs:
+    """Each picture with another one of the same set, or with one of another set."""
+    n = len(contents)
+    if styles is None:
+        rows = torch.arange(min(count, max(1, n * (n - 1))))
+        style = contents[(rows + 1 + rows // n) % n]  # never the same one, unless n = 1
+    else:
+        rows = torch.arange(min(count, n * len(styles)))
+        # every combination comes once: rounds of n, each begun one style further than the last
+        lap = rows // math.lcm(n, len(styles))
+        style = styles[(rows + lap) % len(styles)]
+    generator = torch.Generator().manual_seed(0)
+    size = (contents.shape[2], contents.shape[3])
+    mask = sample_masks(len(rows), size, config, generator=generator)
+    return Pairs(contents[rows % n], style, mask)
+
+
+def _images(pictures: PhotoSet, photos: Sequence[Photo]) -> Tensor:  # [N, 3, S, S] in [-1, 1]
+    return torch.stack([_image(pictures.centre(photo)) for photo in photos])
 
 
 def _image(values: np.ndarray) -> Tensor:  # uint8 [H, W, 3] -> float32 [3, H, W] in [-1, 1]

@@ -151,3 +151,23 @@ def text_of(report: Report) -> str:
     if "not_judged" in report:
         lines.append(f"not judged: {report['not_judged']}")
     return "\n".join(lines)
+
+
+ACROSS = {
+    "reconstruction_l1": "reconstruction",
+    "swap_from_content": "swap moves",
+    "style_cosine_match": "style match",
+    "content_retention": "content kept",
+    "outside_leak_far": "outside, far",
+}
+
+
+def text_of_directions(directions: dict[str, Report]) -> str:
+    """One line for every direction, from content to style."""
+    width = max(map(len, directions))
+    lines = [f"{'content -> style':{width}}  pairs  " + "  ".join(ACROSS.values())]
+    for name, report in directions.items():
+        scores = report["scores"]
+        cells = (f"{scores[key]:{len(title)}.3f}" for key, title in ACROSS.items())
+        lines.append(f"{name:{width}}  {report['pairs']:5}  " + "  ".join(cells))
+    return "\n".join(lines)

@@ -3,9 +3,13 @@
 import json
 from dataclasses import replace
 
+import torch
 from commands import run
 
+from rwm_fast.config import DataConfig, MaskConfig
+from rwm_fast.data.photos import PhotoSet
 from rwm_fast.models import Encoder, Generator, load_weights, read_config, save_weights
+from rwm_fast.training.pairs import photo_directions
 
 
 def test_scores_are_printed_and_written(trained, tmp_path, capsys):
@@ -30,6 +34,33 @@ def test_photos_are_scored_too(trained, picture, tmp_path, capsys):
         picture(f"pictures/{k}.png", color=(90 * k, 50, 50))
     assert run("evaluate", "--checkpoint", trained, "--data", pictures, "--out", tmp_path) == 0
     assert "reconstruction L1" in capsys.readouterr().out
+
+
+def test_every_direction_between_folders_is_scored(model, picture, tmp_path, capsys):
+    """Content of the one, style of the other; the pictures of a folder have one colour."""
+    for folder, red, count in (("day", 200, 3), ("night", 20, 2)):
+        (tmp_path / folder).mkdir()
+        for k in range(count):
+            picture(f"{folder}/{k}.png", color=(red, 90 * k, 50))
+    data = ("--data", tmp_path / "day", tmp_path / "night")
+    assert run("evaluate", "--checkpoint", model, *data, "--out", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    counts = {"day -> day": 6, "day -> night": 6, "night -> day": 6, "night -> night": 2}
+    scores = json.loads((tmp_path / "scores.json").read_text())["directions"]
+    for name, pairs in counts.items():
+        assert scores[name]["pairs"] == pairs
+        assert any(line.split()[:4] == [*name.split(), str(pairs)] for line in lines)
+    grids = {path.name for path in tmp_path.glob("scores-*.png")}
+    assert grids == {f"scores-{a}-{b}.png" for a in (1, 2) for b in (1, 2)}
+    pictures = PhotoSet(DataConfig(sources=tuple(map(str, data[1:])), resize=16), 16)
+    for (a, b), pairs in photo_directions(pictures, 99, MaskConfig()).items():
+        of = [
+            set(((t[:, 0, 0, 0] + 1) * 127.5).round().tolist())
+            for t in (pairs.content, pairs.style)
+        ]
+        assert of == [{(200.0, 20.0)[a]}, {(200.0, 20.0)[b]}]
+        both = torch.cat([pairs.content, pairs.style], 1).flatten(1)
+        assert len(torch.unique(both, dim=0)) == len(both)  # every combination once
 
 
 def test_given_pictures_are_all_scored_and_counted(trained, picture, tmp_path, capsys):
