@@ -80,7 +80,7 @@ class Environment:
         code = (
             "import torch, rwm_fast\n"
             "x = -torch.ones(1, 2, 4, 4)\n"
-            "for _ in range(2): y = rwm_fast.bias_act(x, gain=1.0)\n"
+            "for _ in range(2): y = rwm_fast.bias_act(x, activation='lrelu', gain=1.0)\n"
             "assert torch.allclose(y, 0.2 * x), y\n"
             "print(rwm_fast.explain('bias_act', x))\n"
         )
