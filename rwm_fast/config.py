@@ -8,6 +8,7 @@ This file is longer than most because every setting and every preset stands on t
 
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -213,6 +214,7 @@ class DataConfig:
         _check(self, limits, lambda n: n > 0, "be positive")
         _check(self, ("workers", "cache_mb"), lambda n: n >= 0, "not be negative")
         _check(self, ("zoom",), lambda z: 1 <= z[0] <= z[1], "satisfy 1 <= low <= high")
+        _check(self, ("sources",), all, "name a folder or zip each")
         _check(self, ("max_bad_fraction", "held_out"), _share, "be in [0, 1]")
 
 
@@ -260,6 +262,9 @@ class TrainConfig:
         positive = tuple(name for name in names if name.endswith(("kimg", "learning_rate")))
         _check(self, positive, lambda x: x > 0, "be positive")
         _check(self, (int, float), lambda x: x >= 0, "not be negative")
+        _check(self, (float,), math.isfinite, "be finite")
+        _check(self, (int,), lambda n: n < 2**63, "be below 2**63")
+        _check(self, ("threads",), lambda n: n <= 1024, "be at most 1024")
 
 
 @dataclass(frozen=True)

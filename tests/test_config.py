@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import math
 import re
 
 import pytest
@@ -99,6 +100,10 @@ def test_from_json_is_strict(text, message):
         (TrainConfig, dict(learning_rate=0.0), "train.learning_rate must be positive"),
         (TrainConfig, dict(kimg=0.0), "train.kimg must be positive"),
         (TrainConfig, dict(seconds=-1.0), "train.seconds must not be negative"),
+        (TrainConfig, dict(kimg=math.inf), "train.kimg must be finite"),
+        (TrainConfig, dict(seed=2**63), "train.seed must be below"),
+        (TrainConfig, dict(threads=2000), "train.threads must be at most 1024"),
+        (DataConfig, dict(sources=("a", "")), "data.sources must name a folder or zip each"),
         (TrainConfig, dict(decay_fraction=1.1), "train.decay_fraction must be in"),
     ],
 )

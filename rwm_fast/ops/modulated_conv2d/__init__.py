@@ -189,7 +189,7 @@ def _check_regions(x: Tensor, styles: Tensor, regions: Tensor) -> None:
     shape = regions.shape
     if not (len(shape) == 4 and shape[0] == n and shape[1] == k and min(shape[2:]) > 0):
         _check.require(False, OP, f"regions must be [{n}, {k}, H, W] for {k} styles", regions)
-    if regions.dtype != torch.bool:
+    if regions.dtype != torch.bool or regions.layout is not torch.strided:
         _check.like(OP, "regions", regions, "x", x)
     elif regions.device != x.device:
         _check.require(False, OP, f"regions must be on {x.device}", regions)
