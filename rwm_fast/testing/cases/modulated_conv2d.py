@@ -249,6 +249,12 @@ REFUSALS = (
     refusal("weight_sparse", "weight must be strided, got", weight=Tensor.to_sparse),
     refusal("regions_dtype", "regions must have x's dtype", case="mask", regions=Tensor.long),
     refusal(
+        "regions_sparse",
+        "regions must be strided",
+        case="mask",
+        regions=lambda v: v.bool().to_sparse(),
+    ),
+    refusal(
         "styles_beside_regions",
         r"styles must be \[2, K, 3\] beside regions",
         case="mask",
