@@ -60,8 +60,18 @@ def _convolved_backward(dy: Tensor, x: Tensor, w: Tensor, arguments: Arguments, 
     return tuple(g if g is None else g.to(x.dtype) for g in grads)
 
 
+def _in_order(w: Tensor, arguments: Arguments) -> Tensor:
+    """The weight in one of torch's two orders. Of a weight of one column or row torch 2.13 takes
+    other strides for channels_last, and then fails backward: "grad_weight must be contiguous"."""
+    if arguments[3] or w.is_contiguous():
+        return w
+    _, i, _, kw = w.shape
+    return w if w.stride()[1:] == (1, kw * i, i) else w.contiguous()
+
+
 def convolution(x: Tensor, w: Tensor, arguments: Arguments, bias: Tensor | None = None) -> Tensor:
     """B(x, w) + bias."""
+    w = _in_order(w, arguments)
     if _plain():
         return _convolved(x, w, bias, arguments)
     return _Convolution.apply(x, w, bias, arguments)
@@ -72,6 +82,7 @@ def convolution_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Bx(dy, w) and Bw(dy, x), None where not needed; of x or w that is not read, the shape."""
     grads: Any
+    w = _in_order(w, arguments)
     if _plain():
         grads = _convolved_backward(dy, x, w, arguments, needs)
     else:
