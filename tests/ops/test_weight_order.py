@@ -1,5 +1,5 @@
 """Weights of one row or column, whose strides torch takes for channels_last without their being so:
-its own convolution fails backward ("grad_weight must be contiguous")."""
+its own convolution fails backward."""
 
 import pytest
 import torch

@@ -62,7 +62,7 @@ def _convolved_backward(dy: Tensor, x: Tensor, w: Tensor, arguments: Arguments, 
 
 def _in_order(w: Tensor, arguments: Arguments) -> Tensor:
     """The weight in one of torch's two orders. Of a weight of one column or row torch 2.13 takes
-    other strides for channels_last, and then fails backward: "grad_weight must be contiguous"."""
+    other strides for channels_last, and then fails backward."""
     if arguments[3] or w.is_contiguous():
         return w
     _, i, _, kw = w.shape
