@@ -157,6 +157,33 @@ def down_borders(taps: int, down: int, padding: int) -> list[int]:
     return [before, after, before, after]
 
 
+def resample_layer(upfirdn2d: Callable) -> Callable:
+    """NVIDIA's conv2d_resample in its quick orders: a transposed convolution and a blur, or a blur
+    and a convolution with a stride."""
+
+    def conv2d_resample(
+        x: Tensor,
+        w: Tensor,
+        f: Tensor | None = None,
+        up: int = 1,
+        down: int = 1,
+        padding: int = 0,
+        flip_weight: bool = True,
+    ) -> Tensor:
+        if up > 1:
+            w = w.flip((2, 3)) if flip_weight else w
+            y = F.conv_transpose2d(x, w.transpose(0, 1), stride=up)
+            borders = up_borders(len(f), w.shape[-1], up, padding)
+            return upfirdn2d(y, f, padding=borders, gain=up**2)
+        w = w if flip_weight else w.flip((2, 3))
+        if down > 1:
+            x = upfirdn2d(x, f, padding=down_borders(len(f), down, padding))
+            padding = 0
+        return F.conv2d(x, w, stride=down, padding=padding)
+
+    return conv2d_resample
+
+
 def plain_layer(upfirdn2d: Callable, bias_act: Callable, early: bool) -> Callable:
     """An encoder's or discriminator's layer: blur, convolution with a stride, bias and activation,
     each a call of its own; `early` takes the stride in the blur before a 1x1 convolution."""
@@ -186,4 +213,5 @@ def plain_layer(upfirdn2d: Callable, bias_act: Callable, early: bool) -> Callabl
     return conv2d_bias_act
 
 
+conv2d_resample = resample_layer(upfirdn2d)
 conv2d_bias_act = plain_layer(upfirdn2d, bias_act, early=False)

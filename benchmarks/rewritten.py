@@ -15,12 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.published import (
-    down_borders,
     four_sides,
     own_gain,
     plain_layer,
+    resample_layer,
     taps_of,
-    up_borders,
 )
 
 
@@ -118,7 +117,7 @@ def modulated_conv2d(
     demod = (styles.square() @ q + eps).rsqrt() if demodulate else None  # [N, (K,) O]
     weight = weight.to(x.dtype)
     scale = _map(styles.to(x.dtype), regions, x.shape[2:])
-    y = _convolve(x * scale, weight, up, down, padding, resample_filter, flip_weight)
+    y = conv2d_resample(x * scale, weight, resample_filter, up, down, padding, flip_weight)
     shift = None if bias is None else (bias * gain).to(x.dtype).view(1, -1, 1, 1)
     if demod is None:
         y = y * gain if shift is None else torch.add(shift, y, alpha=gain)
@@ -178,18 +177,5 @@ def _map(vectors: Tensor, regions: Tensor | None, size: tuple[int, int]) -> Tens
     return torch.einsum("nkhw,nkc->nhwc", planes, vectors).permute(0, 3, 1, 2)  # channels_last
 
 
-def _convolve(x, weight, up, down, padding, filter, flip_weight):
-    kernel = weight.shape[-1]
-    if up > 1:
-        weight = weight.flip((2, 3)) if flip_weight else weight
-        y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=up)
-        borders = up_borders(len(filter), kernel, up, padding)
-        return upfirdn2d(y, filter, padding=borders, gain=up**2)
-    weight = weight if flip_weight else weight.flip((2, 3))
-    if down > 1:
-        x = upfirdn2d(x, filter, padding=down_borders(len(filter), down, padding))
-        padding = 0
-    return F.conv2d(x, weight, stride=down, padding=padding)
-
-
+conv2d_resample = resample_layer(upfirdn2d)
 conv2d_bias_act = plain_layer(upfirdn2d, bias_act, early=True)

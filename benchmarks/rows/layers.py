@@ -41,13 +41,13 @@ class LayerRow(OperatorRow):
 
     def bare(self, inputs: Inputs) -> tuple[Callable, Callable]:
         settings = {k: inputs[k] for k in ("up", "down", "padding") if k in inputs}
-        x = inputs["x"]
+        x, weight = inputs["x"], inputs["w" if "w" in inputs else "weight"]
         if isinstance(settings.get("padding"), list):  # the same at every side, in these rows
             settings["padding"] = settings["padding"][0]
         if settings.get("down", 1) > 1:  # of an image that was filtered before: a pixel wider
             x = x.detach().new_ones(*x.shape[:2], x.shape[2] + 1, x.shape[3] + 1).normal_()
             settings["padding"] = 0
-        forward, backward = ceilings.convolution(x, inputs["weight"], **settings)
+        forward, backward = ceilings.convolution(x, weight, **settings)
         return forward, lambda: (forward(), backward(True, True))
 
 
@@ -108,6 +108,27 @@ def plain_row(
     return LayerRow(layer, title, terms, dtype, ceiling="bare convolution", full=full)
 
 
+def resample_row(
+    title: str,
+    shape: tuple[int, int, int],
+    out_channels: int,
+    dtype: str = "float32",
+    *,
+    full: bool = False,
+    **resampled: int,  # up or down
+) -> LayerRow:
+    """The convolution alone, in NVIDIA's keywords, 3x3."""
+    n, i, side = shape
+    settings = {"padding": 1, "f": LOW_PASS, **resampled}
+    sizes = ((n, i, side, side), out_channels)
+    layer = new("conv2d_resample", "row", *sizes, kept=("w", "f"), **settings)
+    taps = 9 * 16
+    pixels = n * (side * resampled.get("up", 1) // resampled.get("down", 1)) ** 2
+    terms = {"result": i * taps, "x": out_channels * taps, "w": 16 * pixels}
+    bare = "bare transposed convolution" if "up" in resampled else "bare convolution"
+    return LayerRow(layer, title, terms, dtype, ceiling=bare, full=full)
+
+
 def _filtered(resampled: dict[str, int]) -> dict:
     return {**resampled, "resample_filter": LOW_PASS} if resampled else {}
 
@@ -137,6 +158,9 @@ def rows(tiny: bool = False) -> Iterator[Row]:
         for n, i, o, side, full in DOWNS:
             title = f"down x2 {i} -> {o} ch @ {side}"
             yield row(plain_row, title, n, i, o, side, d, full, down=2)
+    for way in ("up", "down"):
+        title = f"conv2d_resample {way} x2 128 ch @ 32"
+        yield row(resample_row, title, 4, 128, 128, 32, "float32", **{way: 2})
 
 
 # images, channels in and out, side, only with --full

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rwm_fast.testing.cases.case import Case, Inputs, count_taps, normal, on_meta, refused, split
-from rwm_fast.testing.cases.modulated_conv2d import LOW_PASS, UNEVEN
+from rwm_fast.testing.cases.modulated_conv2d import LOW_PASS, UNEVEN, backward, forward
 
 OP = "conv2d_resample"
 
@@ -36,6 +36,8 @@ def _case(
     # stored: the weight, two filters, the convolution; back: the adjoints of the three.
     # any_threads: torch's convolution sums in its own order
     made |= {"stored": 7, "any_threads": False}
+    made["forward"] = lambda inputs: forward({**inputs, "weight": inputs["w"]})
+    made["backward"] = lambda inputs: backward({**inputs, "weight": inputs["w"]})
     return Case(OP, name, make, **made | fields)
 
 
