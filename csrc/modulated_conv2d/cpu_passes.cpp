@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
-#include <type_traits>
 #include <vector>
 
 #include "modulated_conv2d/cpu.h"
@@ -211,30 +209,10 @@ void demodulation_backward(const Kernels& kernels, Pointer q, Pointer s, Pointer
   });
 }
 
-// Of n numbers: the largest |x| (of which NaN and infinity are above all others), the sum of |x|,
-// and how many are not 0.
+// Of some numbers: the largest |x|, the sum of |x|, and how many are not 0.
 struct Extent {
-  double largest, sum;
-  std::int64_t count;
+  double largest, sum, count;
 };
-
-template <class A>
-Extent extent(const A* x, std::int64_t n) {
-  using Bits = std::conditional_t<sizeof(A) == 4, std::uint32_t, std::uint64_t>;
-  constexpr int kLanes = 16;
-  Bits most[kLanes] = {}, count[kLanes] = {};
-  A sum[kLanes] = {};
-  for (std::int64_t i = 0; i < n; i += kLanes)
-    for (int j = 0; j < std::min<std::int64_t>(kLanes, n - i); ++j) {
-      const Bits size = bit_cast<Bits>(x[i + j]) & ~(Bits(1) << (8 * sizeof(A) - 1));
-      most[j] = std::max(most[j], size);
-      count[j] += size != 0;
-      sum[j] += bit_cast<A>(size);
-    }
-  return {bit_cast<A>(*std::max_element(most, most + kLanes)),
-          std::accumulate(sum, sum + kLanes, 0.0),
-          std::accumulate(count, count + kLanes, std::int64_t{0})};
-}
 
 // Whether all numbers are finite and none is more than `most` times the mean size of those that are
 // not 0.
@@ -248,14 +226,17 @@ bool is_even(const Images& s, Pointer x, double most) {
     std::vector<Extent> of(static_cast<std::size_t>(chunks));
     const py::gil_scoped_release release;
     parallel_for(0, chunks, 4, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t i = first; i < last; ++i)
-        of[static_cast<std::size_t>(i)] =
-            extent(as<const A>(x) + i * kChunk, std::min(kChunk, count - i * kChunk));
+      for (std::int64_t i = first; i < last; ++i) {
+        A largest[16] = {}, sum, many;  // as many lanes as a vector has at most
+        RWM_EACH_ISA(A, extent(as<const A>(x) + i * kChunk, std::min(kChunk, count - i * kChunk),
+                               largest, sum, many));
+        of[static_cast<std::size_t>(i)] = {*std::max_element(largest, largest + 16), sum, many};
+      }
     });
     for (const Extent& e : of)
       all = {std::max(all.largest, e.largest), all.sum + e.sum, all.count + e.count};
   });
-  return std::isfinite(all.sum) && all.largest * double(all.count) <= most * all.sum;
+  return std::isfinite(all.sum) && all.largest * all.count <= most * all.sum;
 }
 
 }  // namespace

@@ -130,6 +130,23 @@ void epilogue_backward_pixels(const EpilogueGradients<T, A>& gradients, A* sums,
   }
 }
 
+// Of n numbers: the largest |x| in each lane, the sum of |x|, and how many are not 0. NaN is in the
+// sum alone.
+template <class A>
+void extent(const A* x, std::int64_t n, A* largest, A& total, A& count) {
+  using V = Vec<A>;
+  V most = V::zero(), sizes = V::zero(), some = V::zero();
+  each_channel<V>(n, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+    const V size = abs(V::load(x + i, lanes));
+    most = max(most, size);
+    sizes = sizes + size;
+    some = some + where_positive(size, V::set(A(1)), V::zero());
+  });
+  most.store(largest);
+  total = sum(sizes);
+  count = sum(some);
+}
+
 // q[i] = sum of squares of the `taps` numbers of kernel i.
 template <class A, class S>
 void add_squares(const A* w, A* q, const S& s, std::int64_t in_c, std::int64_t taps) {
