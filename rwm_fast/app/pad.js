@@ -123,8 +123,9 @@ for (const button of element.querySelectorAll("button"))
 for (const name of ["dragover", "drop"])
   frame.addEventListener(name, (event) => {
     event.preventDefault();
-    const input = document.querySelector(`#${props.chooser} input[type=file]`);
-    if (name === "drop" && input && event.dataTransfer.files.length) {
+    const button = document.getElementById(props.chooser);
+    const input = button.parentElement.querySelector("input[type=file]");
+    if (name === "drop" && event.dataTransfer.files.length) {
       input.files = event.dataTransfer.files;
       input.dispatchEvent(new Event("change", { bubbles: true }));
     }

@@ -16,7 +16,6 @@ from PIL import Image
 
 from rwm_fast.app.marks import Mark, as_json, read_marks
 from rwm_fast.app.studio import COLOURS, PICTURES, Studio, Style, Subject
-from rwm_fast.data.formats import EXTENSIONS
 from rwm_fast.errors import UserError, memory_ran_out, printable
 
 _HOURS = 4  # that a picture is kept
@@ -26,6 +25,7 @@ _TOOLS = (
     ("click", "Click a region", "false"),
 )
 _ACTS = (("all", "Whole picture"), ("undo", "Undo"), ("clear", "Clear"))
+_FILES = ["image", ".heic", ".heif", ".jxl", ".jp2", ".tga"]  # what they are is read from them
 _EMPTY = "Drop a picture here, or choose one below"
 _SHOW_RESULT = "() => document.querySelector('#result').scrollIntoView({behavior: 'smooth'})"
 
@@ -44,7 +44,12 @@ class Example:
 
 
 EXAMPLES = (
-    Example("Meadow in autumn", "mountains.jpg", "canyon.jpg", ((480.0, 430.0), (60.0, 300.0))),
+    Example(
+        "Meadow in autumn",
+        "mountains.jpg",
+        "canyon.jpg",
+        ((480.0, 430.0), (60.0, 300.0), (250.0, 400.0)),
+    ),
     Example("Sky at sunset", "castle.jpg", "sunset.jpg", ((80.0, 40.0),)),
 )
 
@@ -137,8 +142,9 @@ def _subject(studio: Studio, name: str, what: str, path: Path | None, marks: str
         f'<button type="button" data-tool="{tool}" aria-pressed="{pressed}">{title}</button>'
         for tool, title, pressed in _TOOLS
     )
+    first = 0 if name == "photo" else 1  # of a style picture all counts without marks
     acts = "".join(
-        f'<button type="button" data-act="{act}">{title}</button>' for act, title in _ACTS
+        f'<button type="button" data-act="{act}">{title}</button>' for act, title in _ACTS[first:]
     )
     html = (
         f'<div class="frame"><canvas></canvas><p class="empty">{_EMPTY}</p></div>'
@@ -160,9 +166,7 @@ def _subject(studio: Studio, name: str, what: str, path: Path | None, marks: str
         **scene,
     )
     subject = _Pad(gr.State(path), pad)
-    choose = gr.UploadButton(
-        f"Choose a {what}…", file_types=sorted(EXTENSIONS), elem_id=chooser, size="sm"
-    )
+    choose = gr.UploadButton(f"Choose a {what}…", file_types=_FILES, elem_id=chooser, size="sm")
     opened = functools.partial(_open, studio, regions)
     _when(choose.upload, opened, [choose], subject.both, "minimal")
     _when(pad.input, functools.partial(_regions, studio, regions), subject.both, [pad])

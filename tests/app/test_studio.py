@@ -27,6 +27,11 @@ def text(*marks: Mark) -> str:
     return json.dumps(as_json(marks))
 
 
+def pixels(file) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"), int)
+
+
 def stroke(region: int = 0, x: float = 70) -> Mark:
     return Mark("paint", region, 12.0, ((x, 20.0), (x, 44.0)))
 
@@ -40,7 +45,7 @@ def styles(folder, *given) -> list[Style]:
 def test_an_edit_changes_the_region_alone(here, folder, tmp_path):
     content = Subject(folder / "a.png", text(stroke()))
     made = here.edit(content, styles(folder), tmp_path)
-    before, after = (np.asarray(Image.open(p), int) for p in (folder / "a.png", made.file))
+    before, after = map(pixels, (folder / "a.png", made.file))
     assert after.shape == before.shape
     differs = (before != after).any(-1)
     y, x = np.mgrid[:64, :96]
@@ -57,7 +62,8 @@ def test_the_file_says_what_was_done(here, folder, tmp_path):
     style = Style(Subject(folder / "b.png", text(Mark("all"))), 0.5)
     made = here.edit(content, styles(folder, Style(Subject(None)), style), tmp_path, False)
     assert made.file.name == "a-edited.png"
-    account = json.loads(Image.open(made.file).text[metadata.KEY])
+    with Image.open(made.file) as image:
+        account = json.loads(image.text[metadata.KEY])
     assert account["content"] == "a.png" and account["keep_detail"] is False
     assert account["marks"] == as_json([stroke(1)])
     part = as_json([Mark("all")])
@@ -71,7 +77,7 @@ def test_regions_have_styles_and_strengths_of_their_own(here, folder, tmp_path):
     after = []
     for pair in ((none, full), (full, none), (full, full)):
         given = styles(folder, pair[0], Style(Subject(None)), pair[1])
-        after.append(np.asarray(Image.open(here.edit(content, given, tmp_path).file), int))
+        after.append(pixels(here.edit(content, given, tmp_path).file))
     moved = [np.abs(one - after[2]).mean(axis=(0, 2)) for one in after]  # by column
     left, right = slice(14, 26), slice(64, 76)
     assert moved[0][left].mean() > 3 * moved[0][right].mean()
@@ -84,14 +90,14 @@ def test_a_part_of_the_style_picture_gives_another_style(here, folder, tmp_path)
         here.edit(content, styles(folder, Style(Subject(folder / "a.png", marks))), tmp_path).file
         for marks in ("[]", text(stroke(0, 20)), text(stroke(0, 75)))
     )
-    values = [np.asarray(Image.open(file), int) for file in (whole, light, dark)]
+    values = [pixels(file) for file in (whole, light, dark)]
     assert (values[0] != values[1]).any() and (values[1] != values[2]).any()
 
 
 def test_keeping_detail_matters(here, folder, tmp_path):
     content = Subject(folder / "b.png", text(Mark("all")))
     kept, left = (
-        np.asarray(Image.open(here.edit(content, styles(folder), tmp_path, detail).file), int)
+        pixels(here.edit(content, styles(folder), tmp_path, detail).file)
         for detail in (True, False)
     )
     assert (kept != left).any()
@@ -102,7 +108,7 @@ def test_a_click_selects_what_is_edited(here, folder, tmp_path):
     shown = np.asarray(here.overlay(content, 3))[..., 3] / 255
     assert shown[:, 4:44].mean() > 0.95 and shown[:, 52:92].mean() < 0.05
     made = here.edit(content, styles(folder), tmp_path)
-    differs = (np.asarray(Image.open(made.file), int) != np.asarray(made.before)).any(-1)
+    differs = (pixels(made.file) != np.asarray(made.before)).any(-1)
     assert differs[:, 4:44].mean() > 0.9 and not differs[:, 52:].any()
 
 
@@ -111,7 +117,7 @@ def test_a_large_picture_is_shown_small_and_edited_whole(here, folder, tmp_path,
     content = Subject(folder / "a.png", text(stroke()))
     assert here.overlay(content, 3).size == (48, 32)
     made = here.edit(content, styles(folder), tmp_path)
-    assert made.after.size == (48, 32) and Image.open(made.file).size == (96, 64)
+    assert made.after.size == (48, 32) and pixels(made.file).shape == (64, 96, 3)
 
 
 def test_old_results_go(here, folder, tmp_path):
