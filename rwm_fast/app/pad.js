@@ -6,7 +6,7 @@ const frame = element.querySelector(".frame");
 const context = canvas.getContext("2d");
 const layer = document.createElement("canvas");
 const brush = element.querySelector("input[type=range]");
-let marks = [], stroke = null, tool = "paint", last = null;
+let marks = [], stroke = null, tool = "paint", region = 0, last = null;
 let picture = null, overlay = null, covered = 0; // marks that the overlay shows
 
 const scale = () => props.size[0] / canvas.width;
@@ -74,12 +74,12 @@ canvas.addEventListener("pointerdown", (event) => {
   const point = place(event);
   if (tool === "click") {
     const inside = point.map((value, axis) => Math.min(value, props.size[axis] - 1));
-    marks.push({ kind: "click", region: props.region, points: [inside] });
+    marks.push({ kind: "click", region, points: [inside] });
     send();
     return;
   }
   canvas.setPointerCapture(event.pointerId);
-  stroke = { kind: tool, region: props.region, size: width(), points: [point] };
+  stroke = { kind: tool, region, size: width(), points: [point] };
   draw();
 });
 canvas.addEventListener("pointermove", (event) => {
@@ -107,17 +107,18 @@ for (const button of element.querySelectorAll("button"))
       tool = chosen;
       for (const other of element.querySelectorAll("[data-tool]"))
         other.setAttribute("aria-pressed", other === button);
-      frame.dataset.tool = tool;
       return;
     }
     if (!picture) return;
-    if (act === "all") marks.push({ kind: "all", region: props.region });
+    if (act === "all") marks.push({ kind: "all", region });
     if (act === "undo") marks.pop();
     if (act === "clear") marks = [];
     if (act !== "all") covered = marks.length;
     if (!marks.length) overlay = null;
     send();
   });
+
+frame.addEventListener("region", (event) => { region = event.detail; });
 
 // A picture that is dropped goes the way of one that is chosen.
 for (const name of ["dragover", "drop"])

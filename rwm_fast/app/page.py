@@ -6,7 +6,7 @@ import base64
 import functools
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ _TOOLS = (
 _ACTS = (("all", "Whole picture"), ("undo", "Undo"), ("clear", "Clear"))
 _FILES = ["image", ".heic", ".heif", ".jxl", ".jp2", ".tga"]  # what they are is read from them
 _EMPTY = "Drop a picture here, or choose one below"
+_CHOOSE_REGION = """() => document.querySelector("#photo .frame")?.dispatchEvent(
+    new CustomEvent("region", { detail: %d }))"""
 _SHOW_RESULT = "() => document.querySelector('#result').scrollIntoView({behavior: 'smooth'})"
 
 
@@ -65,7 +67,7 @@ def build(studio: Studio, folder: Path, queue: int) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 gr.Markdown("### 1  Your photo: mark what to repaint")
-                photo = _subject(studio, "photo", "photo", content, first.marks())
+                photo = _subject(studio, "photo", COLOURS[: studio.regions], content, first.marks())
             with gr.Column(scale=2, min_width=320):
                 gr.Markdown("### 2  The style of each region")
                 with gr.Tabs(elem_id="regions"):
@@ -134,15 +136,17 @@ class _Region:
         return [*self.subject.both, self.strength]
 
 
-def _subject(studio: Studio, name: str, what: str, path: Path | None, marks: str = "[]") -> _Pad:
-    """A pad with its button; `name` is that of the pad in the document."""
-    here = Path(__file__)
-    chooser, regions = f"choose-{name}", studio.regions if name == "photo" else 1
+def _subject(
+    studio: Studio, name: str, colours: Sequence[str], path: Path | None, marks: str = "[]"
+) -> _Pad:
+    """A pad with its button, of as many regions as colours; `name` is its own in the document."""
+    here, chooser = Path(__file__), f"choose-{name}"
     tools = "".join(
         f'<button type="button" data-tool="{tool}" aria-pressed="{pressed}">{title}</button>'
         for tool, title, pressed in _TOOLS
     )
-    first = 0 if name == "photo" else 1  # of a style picture all counts without marks
+    is_photo = name == "photo"
+    first = 0 if is_photo else 1  # of a style picture all counts without marks
     acts = "".join(
         f'<button type="button" data-act="{act}">{title}</button>' for act, title in _ACTS[first:]
     )
@@ -152,8 +156,7 @@ def _subject(studio: Studio, name: str, what: str, path: Path | None, marks: str
         f'</label><span class="gap"></span>{acts}</div>'
     )
     scene = {"picture": "", "size": [1, 1], "regions": {"count": 0, "image": ""}}
-    scene |= _scene(studio, path, marks, regions) if path else {"value": marks}
-    colours = list(COLOURS) if name == "photo" else ["#ffffff"]
+    scene |= _scene(studio, path, marks, colours) if path else {"value": marks}
     pad = gr.HTML(
         html_template=html,
         css_template=here.with_name("pad.css").read_text(encoding="utf-8"),
@@ -161,25 +164,25 @@ def _subject(studio: Studio, name: str, what: str, path: Path | None, marks: str
         apply_default_css=False,
         elem_id=name,
         chooser=chooser,
-        colours=colours,
-        region=0,
+        colours=list(colours),
         **scene,
     )
     subject = _Pad(gr.State(path), pad)
-    choose = gr.UploadButton(f"Choose a {what}…", file_types=_FILES, elem_id=chooser, size="sm")
-    opened = functools.partial(_open, studio, regions)
+    title = "Choose a photo…" if is_photo else "Choose a style picture…"
+    choose = gr.UploadButton(title, file_types=_FILES, elem_id=chooser, size="sm")
+    opened = functools.partial(_open, studio, colours)
     _when(choose.upload, opened, [choose], subject.both, "minimal")
-    _when(pad.input, functools.partial(_regions, studio, regions), subject.both, [pad])
+    _when(pad.input, functools.partial(_regions, studio, colours), subject.both, [pad])
     return subject
 
 
 def _region(studio: Studio, number: int, path: Path | None, photo: _Pad) -> _Region:
     """The tab of a region; while it is open marks on the photo belong to it."""
     with gr.Tab(f"Region {number + 1}") as tab:
-        subject = _subject(studio, f"style-{number + 1}", "style picture", path)
+        subject = _subject(studio, f"style-{number + 1}", [COLOURS[number]], path)
         gr.Markdown("Marked parts alone give their style; without marks all of it does.")
         strength = gr.Slider(0, 1.5, 1, step=0.05, label="Strength")
-    _when(tab.select, lambda: gr.HTML(region=number), [], [photo.pad])
+    tab.select(None, js=_CHOOSE_REGION % number, api_visibility="private")
     return _Region(subject, strength)
 
 
@@ -218,19 +221,19 @@ def _when(
     )
 
 
-def _open(studio: Studio, regions: int, file: str) -> tuple[Path, Any]:
+def _open(studio: Studio, colours: Sequence[str], file: str) -> tuple[Path, Any]:
     path = Path(file)
-    return path, gr.HTML(**_scene(studio, path, "[]", regions))
+    return path, gr.HTML(**_scene(studio, path, "[]", colours))
 
 
 def _example(studio: Studio, example: Example) -> tuple[Path, Any, Path, Any]:
     content, style = PICTURES / example.content, PICTURES / example.style
-    photo = gr.HTML(**_scene(studio, content, example.marks(), studio.regions))
-    return content, photo, style, gr.HTML(**_scene(studio, style, "[]", 1))
+    photo = gr.HTML(**_scene(studio, content, example.marks(), COLOURS[: studio.regions]))
+    return content, photo, style, gr.HTML(**_scene(studio, style, "[]", COLOURS[:1]))
 
 
-def _regions(studio: Studio, regions: int, path: Path | None, marks: str) -> Any:
-    return gr.HTML(regions=_cover(studio, path, marks, regions))
+def _regions(studio: Studio, colours: Sequence[str], path: Path | None, marks: str) -> Any:
+    return gr.HTML(regions=_cover(studio, path, marks, colours))
 
 
 def _edit(studio: Studio, folder: Path, *given: Any) -> tuple[Any, Any, str, Any]:
@@ -241,18 +244,17 @@ def _edit(studio: Studio, folder: Path, *given: Any) -> tuple[Any, Any, str, Any
     return (made.before, made.after), made.regions, made.said, file
 
 
-def _scene(studio: Studio, path: Path, marks: str, regions: int) -> dict[str, Any]:
+def _scene(studio: Studio, path: Path, marks: str, colours: Sequence[str]) -> dict[str, Any]:
     """What a pad shows of a picture: the names are the properties in pad.js."""
     size, image = studio.shown(path)
-    cover = _cover(studio, path, marks, regions)
+    cover = _cover(studio, path, marks, colours)
     return {"value": marks, "picture": _url(image, "jpeg"), "size": size, "regions": cover}
 
 
-def _cover(studio: Studio, path: Path | None, marks: str, regions: int) -> dict[str, Any]:
+def _cover(studio: Studio, path: Path | None, marks: str, colours: Sequence[str]) -> dict[str, Any]:
     """The regions that marks make, in their colours; of none nothing."""
-    count = len(read_marks(marks, regions))
-    subject = Subject(path, marks)
-    return {"count": count, "image": _url(studio.overlay(subject, regions), "png") if count else ""}
+    count, subject = len(read_marks(marks, len(colours))), Subject(path, marks)
+    return {"count": count, "image": _url(studio.overlay(subject, colours), "png") if count else ""}
 
 
 def _url(image: Image.Image, kind: str) -> str:

@@ -93,16 +93,16 @@ class Studio:
         except OSError:
             raise UserError(f"{path.name} is no longer kept here: choose it again") from None
 
-    def overlay(self, subject: Subject, regions: int) -> Image.Image:
-        """The regions in their colours, RGBA, at the size at which the picture is shown."""
+    def overlay(self, subject: Subject, colours: Sequence[str] = COLOURS) -> Image.Image:
+        """Every region in its colour, RGBA, at the size at which the picture is shown."""
         if subject.path is None:
             raise UserError("choose a picture first")
-        marks = read_marks(subject.marks, regions)
+        marks = read_marks(subject.marks, len(colours))
         size, image = self.shown(subject.path)
         check_clicks(marks, size)
         scale = image.width / size[0]
         grow = functools.partial(self._grown, subject.path)
-        return _coloured(drawn(marks, regions, image.size, grow, scale))
+        return _coloured(drawn(marks, len(colours), image.size, grow, scale), colours)
 
     def edit(
         self, content: Subject, styles: Sequence[Style], folder: Path, keep_detail: bool = True
@@ -140,7 +140,7 @@ class Studio:
         note = save_edit(edited, file, picture, self._describe(account))
         size, before = self.shown(content.path)
         regions = before.convert("RGBA")
-        mask = _coloured([plane.resize(before.size) for plane in planes])
+        mask = _coloured([plane.resize(before.size) for plane in planes], COLOURS)
         mask.putalpha(mask.getchannel("A").point(lambda level: level * 3 // 5))
         regions.alpha_composite(mask)
         said = [f"{image.width} x {image.height}, repaints {share(edit.regions):.1%}", note]
@@ -204,10 +204,10 @@ def _plane(mask: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(mask, np.float32) / 255)[None, None]  # [1, 1, H, W]
 
 
-def _coloured(planes: Sequence[Image.Image]) -> Image.Image:
+def _coloured(planes: Sequence[Image.Image], colours: Sequence[str]) -> Image.Image:
     """Every region in its colour, RGBA, clear outside."""
     whole = Image.new("RGBA", planes[0].size)
-    for plane, colour in zip(planes, COLOURS, strict=False):
+    for plane, colour in zip(planes, colours, strict=False):
         layer = Image.new("RGBA", plane.size, colour)
         layer.putalpha(plane)
         whole.alpha_composite(layer)

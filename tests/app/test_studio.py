@@ -105,7 +105,7 @@ def test_keeping_detail_matters(here, folder, tmp_path):
 
 def test_a_click_selects_what_is_edited(here, folder, tmp_path):
     content = Subject(folder / "a.png", text(Mark("click", 0, 0.0, ((20.0, 30.0),))))
-    shown = np.asarray(here.overlay(content, 3))[..., 3] / 255
+    shown = np.asarray(here.overlay(content))[..., 3] / 255
     assert shown[:, 4:44].mean() > 0.95 and shown[:, 52:92].mean() < 0.05
     made = here.edit(content, styles(folder), tmp_path)
     differs = (pixels(made.file) != np.asarray(made.before)).any(-1)
@@ -115,7 +115,7 @@ def test_a_click_selects_what_is_edited(here, folder, tmp_path):
 def test_a_large_picture_is_shown_small_and_edited_whole(here, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(studio, "SHOWN", 48)
     content = Subject(folder / "a.png", text(stroke()))
-    assert here.overlay(content, 3).size == (48, 32)
+    assert here.overlay(content).size == (48, 32)
     made = here.edit(content, styles(folder), tmp_path)
     assert made.after.size == (48, 32) and pixels(made.file).shape == (64, 96, 3)
 
