@@ -29,6 +29,10 @@ _FILES = ["image", ".heic", ".heif", ".jxl", ".jp2", ".tga"]  # what they are is
 _EMPTY = "Drop a picture here, or choose one below"
 _CHOOSE_REGION = """() => document.querySelector("#photo .frame")?.dispatchEvent(
     new CustomEvent("region", { detail: %d }))"""
+_CREDITS = (
+    "Example pictures: mountains and sunset by Aitzol Berasategi (CC BY 4.0), canyon by Nikater, "
+    "castle by cameralends (public domain)."
+)
 _SHOW_RESULT = "() => document.querySelector('#result').scrollIntoView({behavior: 'smooth'})"
 
 
@@ -86,6 +90,7 @@ def build(studio: Studio, folder: Path, queue: int) -> gr.Blocks:
                 mask = gr.Image(label="Regions", format="png", buttons=[], interactive=False)
                 said = gr.Markdown(elem_id="said")
                 file = gr.DownloadButton("Download (PNG, full size)", interactive=False)
+        gr.Markdown(_CREDITS)
         for button, example in zip(tried, EXAMPLES, strict=True):
             show = functools.partial(_example, studio, example)
             _when(button.click, show, [], [*photo.both, *regions[0].subject.both])
