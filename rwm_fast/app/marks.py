@@ -14,7 +14,9 @@ from rwm_fast.errors import UserError
 
 KINDS = ("paint", "erase", "click", "all")
 MAX_MARKS = 500  # of a picture,
-MAX_POINTS = 50_000  # and of all its strokes
+MAX_CLICKS = 50  # clicks among them,
+MAX_POINTS = 50_000  # points of all,
+MAX_LENGTH = 3_000_000  # and characters that say so
 Point = tuple[float, float]
 Size = tuple[int, int]  # (width, height)
 Grow = Callable[[float, float], Image.Image]  # the region around a place, mode L
@@ -32,15 +34,22 @@ class Mark:
 
 def read_marks(text: str, regions: int) -> list[Mark]:
     """Marks from JSON, a list of objects with the fields of `Mark`. UserError where it is none, or
-    holds more than `MAX_MARKS`, `MAX_POINTS` or `regions`."""
+    holds more than `regions` or the limits above."""
     try:
+        if len(text) > MAX_LENGTH:
+            raise ValueError
         found = [_mark(one) for one in json.loads(text or "[]")]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(
             "marks: expected a list of strokes and clicks, got something else"
         ) from None
+    clicks = sum(mark.kind == "click" for mark in found)
     points = sum(len(mark.points) for mark in found)
-    for name, count, most in (("marks", len(found), MAX_MARKS), ("points", points, MAX_POINTS)):
+    for name, count, most in (
+        ("marks", len(found), MAX_MARKS),
+        ("clicks", clicks, MAX_CLICKS),
+        ("points", points, MAX_POINTS),
+    ):
         if count > most:
             raise UserError(f"{name} on a picture: expected at most {most}, got {count}")
     for mark in found:

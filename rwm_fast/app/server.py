@@ -42,8 +42,8 @@ _HEADERS = [
 
 class Guard:
     """Lets through what the page needs: its own addresses, files of `folder`, and, where only this
-    machine is served, requests that call it by its own name. Its answers tell browsers to ask no
-    other address."""
+    machine is served, requests that call it by its own name and come from no page elsewhere. Its
+    answers tell browsers to ask no other address."""
 
     def __init__(self, app: App, folder: Path, local: bool) -> None:
         self.app, self.files, self.local = app, f"{_FILE}{folder.as_posix()}/", local
@@ -63,10 +63,12 @@ class Guard:
 
     def admits(self, scope: Scope) -> bool:
         """Whether the request is for the page."""
-        path = scope["path"]
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-        if self.local and host.rpartition(":")[0].strip("[]") not in LOOPBACK:
-            return False
+        path, headers = scope["path"], dict(scope["headers"])
+        host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
+        if self.local:
+            elsewhere = re.sub(r":\d+$", "", host).strip("[]") not in LOOPBACK
+            if elsewhere or (origin and origin.rpartition("//")[2] != host):
+                return False
         return bool(_SERVED.fullmatch(path)) or path.startswith(self.files)
 
 

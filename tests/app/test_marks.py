@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from rwm_fast.app.marks import MAX_MARKS, MAX_POINTS, Mark, as_json, check_clicks, drawn, read_marks
+from rwm_fast.app.marks import (
+    MAX_CLICKS,
+    MAX_LENGTH,
+    MAX_MARKS,
+    MAX_POINTS,
+    Mark,
+    as_json,
+    check_clicks,
+    drawn,
+    read_marks,
+)
 from rwm_fast.errors import UserError
 
 SIZE = (60, 40)  # width, height
@@ -100,8 +110,13 @@ def test_what_is_no_list_of_marks_is_refused(given):
 
 def test_counts_are_limited():
     click = {"kind": "click", "region": 0, "points": [[1, 2]]}
+    whole = {"kind": "all", "region": 0}
     with pytest.raises(UserError, match=f"at most {MAX_MARKS}, got {MAX_MARKS + 1}"):
-        read_marks(json.dumps([click] * (MAX_MARKS + 1)), 1)
+        read_marks(json.dumps([whole] * (MAX_MARKS + 1)), 1)
+    with pytest.raises(UserError, match=f"at most {MAX_CLICKS}, got {MAX_CLICKS + 1}"):
+        read_marks(json.dumps([click] * (MAX_CLICKS + 1)), 1)
+    with pytest.raises(UserError, match="expected a list of strokes and clicks"):
+        read_marks("[" + " " * MAX_LENGTH + "]", 1)
     long = {"kind": "paint", "region": 0, "size": 3, "points": [[1, 2]] * (MAX_POINTS + 1)}
     with pytest.raises(UserError, match=f"at most {MAX_POINTS}"):
         read_marks(json.dumps([long]), 1)

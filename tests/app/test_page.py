@@ -191,6 +191,9 @@ def test_the_page_is_for_this_machine(server):
     status, body = answer(server[0])
     assert status == 200 and b"gradio" in body
     assert answer(server[0], Host="elsewhere.example")[0] == 404
+    call = {"data": [], "fn_index": 0, "session_hash": "elsewhere"}
+    for origin in ("http://elsewhere.example", "null"):
+        assert answer(server[0] + "gradio_api/queue/join", call, Origin=origin)[0] == 404
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", str(SECRET), str(MOUNTAINS), "http://127.0.0.1/"])
