@@ -228,6 +228,7 @@ def test_a_path_in_the_place_of_an_upload_is_refused(server):
         _, said = answer(address + "gradio_api/queue/data?session_hash=other")
         last = json.loads(said.decode().strip().rsplit("\n\n", 2)[-2].removeprefix("data: "))
         assert last["msg"] == "process_completed" and last["success"] is False, said
+        assert b"got a path" not in said  # gradio has refused it before the studio could
 
 
 def test_a_file_above_the_limit_is_refused(server):
