@@ -26,8 +26,8 @@ from rwm_fast.models import pretrained, read_config
 from rwm_fast.models.weights import read_tensors
 from rwm_fast.ops import _dispatch, _extension, _torch_private
 
-PACKAGES = ("torch", "triton", "numpy", "pillow", "safetensors", "tqdm", "tyro", "matplotlib")
-OPTIONAL = {"triton": "GPU kernels"}
+PACKAGES = "torch triton numpy pillow safetensors tqdm tyro matplotlib gradio".split()
+OPTIONAL = {"triton": "GPU kernels", "gradio": "the page, python -m rwm_fast.app"}
 # Flags of /proc/cpuinfo.
 CPU_FEATURES = {"AVX2": "avx2", "AVX-512": "avx512f", "AMX-bf16": "amx_bf16"}
 # Relative to the largest element: a few roundings of the dtype. Wrong answers are off by far more.
@@ -233,7 +233,7 @@ def weights(problems: list[str]) -> Iterator[str]:
             problems.append(str(error))
             continue
         size = path.stat().st_size / 1e6
-        default = ", what edit and evaluate take by themselves" * (name == pretrained.DEFAULT)
+        default = ", what edit, app and evaluate take by themselves" * (name == pretrained.DEFAULT)
         yield f"{name}: {model.image_size} px, {size:.1f} MB{default}"
     if not pretrained.names():
         problems.append(f"no weights in {pretrained.FOLDER}")

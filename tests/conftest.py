@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import torch
+from chromium import chromium as chromium  # a fixture
 
 import rwm_fast
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 TOPS = ("rwm_fast", "csrc", "tests", "benchmarks", "docs", "examples", ".ci", ".github")
 NOT_OURS = {"__pycache__", "site"}
 C_LIKE = {".h", ".cuh", ".cpp", ".cu"}
-COMMANDS = ("train", "edit", "evaluate", "prepare", "convert", "doctor", "examples", "export")
+COMMANDS = tuple("train edit app evaluate prepare convert doctor examples export".split())
 
 
 @functools.cache
@@ -237,9 +237,10 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 @functools.cache
 def options(command: str) -> frozenset[str]:
     """What a command of the package offers."""
-    said = io.StringIO()
+    said, name = io.StringIO(), f"rwm_fast.{command}"
+    program = f"{name}.__main__" if module(f"{name}.__main__") else name
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        importlib.import_module(f"rwm_fast.{command}").main(["--help"])
+        importlib.import_module(program).main(["--help"])
     assert "--help" in said.getvalue(), said.getvalue()
     return frozenset(name.replace("_", "-") for name in OPTION.findall(said.getvalue()))
 

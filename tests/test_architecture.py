@@ -42,6 +42,7 @@ EVERYTHING = set(ALLOWED) - {"testing", "dropin"}
 # Packages that not everybody has, and heavy ones: only these files may import them at their top.
 OPTIONAL = {
     "triton": r"ops/(\w+/triton_\w+(/\w+)?|_triton\w*)\.py",
+    **dict.fromkeys(("gradio", "fastapi", "uvicorn"), r"app/(page|server)\.py"),
 }
 # What every operator has beside a README, and the backends that every one of them has.
 FILES = ("__init__.py", "call.py", "reference.py", "autograd.py")

@@ -144,7 +144,7 @@ def test_messages_name_what_is_there():
         "`cuda_bindings.cpp`",
         "in shared memory (to_rgb_fits in Python)",
         "tests/triton compiles every row",
-        "gradio: python -m rwm_fast.app",
+        "gradio: python -m rwm_fast.page",
         "`rwm_fast.ops.masked_l1.nothing`",
         "see rwm_fast.nothing",
         "`winograd.costs` says",

@@ -50,7 +50,8 @@ class Looks:
     """The styles of an edit, and the parts of their pictures that they are taken from."""
 
     styles: Sequence[Any]  # pictures, or codes [1, D]
-    parts: Sequence[Tensor] = ()  # none, or one for each style: [1, 1, H, W] in [0, 1]
+    # none, or for each style None or one: [1, 1, H, W] in [0, 1]
+    parts: Sequence[Tensor | None] = ()
     remarks: Sequence[str] = ()
 
 
@@ -100,10 +101,10 @@ def refused(make: Callable[[], Any]) -> Any:
         raise UserError(str(error)) from None
 
 
-def paint(editor: RegionEditor, edit: Edit, painting: Painting) -> Image.Image:
-    """The edited picture."""
+def paint(editor: RegionEditor, edit: Edit, painting: Painting, **own: Any) -> Image.Image:
+    """The edited picture; `own` are keywords of `RegionEditor.edit` that go before the options."""
     styles, parts = list(edit.looks.styles), list(edit.looks.parts)
-    options = {"style_masks": parts, "strength": painting.strength, **painting.options()}
+    options = {"style_masks": parts, "strength": painting.strength, **painting.options(), **own}
     image: Image.Image = refused(lambda: editor.edit(edit.image, styles, edit.masks, **options))
     return image
 

@@ -18,12 +18,12 @@ KEY = "rwm_fast"  # of the text in a PNG file
 Texts = tuple[tuple[str, str], ...]
 
 
-def texts(arguments: Any, command: str, weights: str) -> Texts:
+def texts(arguments: Any, command: str, weights: str, more: dict[str, Any] | None = None) -> Texts:
     """The texts of a PNG file: the program with its version, and as JSON the command line, the
-    version and the weights' digest. Of paths only the last part is named."""
+    version, the weights' digest and what `more` there is. Of paths only the last part is named."""
     version = build_info()["version"]
     words = [f"python -m rwm_fast.{command}", *_options(arguments)]
-    account = {"command": " ".join(words), "version": version, "weights": weights}
+    account = {"command": " ".join(words), "version": version, "weights": weights, **(more or {})}
     return (("Software", f"rwm_fast {version}"), (KEY, json.dumps(account)))
 
 
