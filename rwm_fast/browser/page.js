@@ -34,10 +34,10 @@ function ask(task, given = {}, transfer = []) {
 function hire() {
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data: { id, answer, error } }) => {
-    const { resolve, reject } = waiting.get(id);
+    const task = waiting.get(id);
     waiting.delete(id);
-    if (error) reject(new Error(error));
-    else resolve(answer);
+    if (error) task?.reject(new Error(error));
+    else task?.resolve(answer);
   };
   worker.onerror = (event) => {
     for (const { reject } of waiting.values()) reject(new Error(event.message || "worker.js failed"));
@@ -230,8 +230,9 @@ function levels({ width, height }) {
 $("strength").oninput = () => ($("strength-value").value = Number($("strength").value).toFixed(2));
 
 async function edit() {
-  const { width, height } = state.content;
-  const inside = levels(state.content);
+  const { content } = state;
+  const { width, height } = content;
+  const inside = levels(content);
   if (!inside.some((level) => level > 0)) {
     return say("No region is painted: paint over the part of the picture that shall change.", true);
   }
@@ -245,8 +246,9 @@ async function edit() {
   const begun = performance.now();
   const { pixels } = await ask("edit", given, [inside.buffer]);
   const seconds = (performance.now() - begun) / 1000;
+  if (state.content !== content) return say("Another picture was chosen: paint a region of it.");
   for (const name of ["before", "after"]) Object.assign($(name), { width, height });
-  $("before").getContext("2d").drawImage(state.content, 0, 0);
+  $("before").getContext("2d").drawImage(content, 0, 0);
   $("after").getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
   $("done").hidden = false;
   $("done").scrollIntoView({ block: "nearest" });

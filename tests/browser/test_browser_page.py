@@ -145,7 +145,7 @@ def test_an_edit_is_the_editors(page, exported, size, strength, detail):
     assert (result == own)[inside == 0].all()
     assert np.abs(result - own)[inside == 255].mean() > 5
     difference = np.abs(result - wanted)
-    assert difference.max() <= 1 and difference.mean() < 0.01
+    assert difference.max() <= 1 and difference.mean() < 0.001
 
 
 def test_erase_clear_and_a_finger(page):
