@@ -4,10 +4,11 @@
 const MEGAPIXELS = 40; // the largest picture that is taken
 const VIEW = 1024; // pixels of the longer side on which is painted
 const COLOUR = "#ff2d78"; // of the region
+const NEXT = "Paint a region, then press Edit.";
 
 const $ = (id) => document.getElementById(id);
 const mask = $("mask").getContext("2d", { willReadFrequently: true });
-const state = { ready: false, busy: 0, about: null, content: null, style: null };
+const state = { ready: false, busy: 0, trouble: null, about: null, content: null, style: null };
 
 function say(sentence, wrong = false) {
   $("status").textContent = sentence;
@@ -105,7 +106,8 @@ async function take(role, blob, name) {
     }
     state[role] = canvas;
     await ask("picture", { role, pixels, width, height }, [pixels.buffer]);
-    say(state.ready ? "Paint a region, then press Edit." : "Loading …");
+    if (state.trouble) say(state.trouble, true);
+    else say(state.ready ? NEXT : "Loading …");
     return true;
   } catch (error) {
     say(error.message, true);
@@ -292,13 +294,17 @@ async function begin() {
   $("work-size").value = state.about.work_size;
   hire();
   const started = ask("start", state.about);
+  started.catch(() => {}); // it is waited for below, when there is a picture to look at
   const [content, style] = [offer("content"), offer("style")];
   await takeExample("content", state.about.examples[0], content[0]);
   await takeExample("style", state.about.examples[1], style[1]);
   await started;
   state.ready = true;
   refresh();
-  say("Paint a region, then press Edit.");
+  say(NEXT);
 }
 
-begin().catch((error) => say(`The page cannot start: ${error.message}.`, true));
+begin().catch((error) => {
+  state.trouble = `The page cannot start: ${error.message}.`;
+  say(state.trouble, true);
+});

@@ -40,11 +40,12 @@ def address(chromium, exported, tmp_path_factory):
         patch.setattr(export, "export", written)
         given = ["--format", "browser", "--checkpoint", str(weights), "--out", str(out)]
         assert export.main(given) == 0
-    serve = partial(Quiet, directory=str(out))
+    shutil.copytree(out, folder / "broken", ignore=shutil.ignore_patterns("encoder.onnx"))
+    serve = partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
+        yield f"http://127.0.0.1:{server.server_port}/page/"
         server.shutdown()
         thread.join()
 
@@ -207,3 +208,10 @@ def test_an_empty_region_is_one_sentence(page):
     page.wait_for_selector(READY)
     assert status(page).startswith("No region is painted: ")
     assert not page.locator("#done").is_visible()
+
+
+def test_a_folder_that_lacks_a_file_is_one_sentence(chromium, address):
+    with visit(chromium, address.replace("page", "broken")) as seen:
+        sentence = seen.page.locator("#status.wrong").inner_text(timeout=120_000)
+        assert sentence.startswith("The page cannot start: encoder.onnx could not be loaded")
+        assert not seen.page.locator("#edit").is_enabled() and seen.errors == []
