@@ -1,6 +1,6 @@
-// The editor's arithmetic around the networks, as rwm_fast/models has it: compositing.py, pictures.py,
-// painter.py and upsampling.py. A plane is a Float32Array of h·w numbers, row by row; a picture has
-// three, in [−1, 1], one behind the other.
+// The editor's arithmetic around the networks, as rwm_fast/models has it: compositing.py,
+// pictures.py, painter.py and upsampling.py. A plane is a Float32Array of h·w numbers, row by row;
+// a picture has three, in [−1, 1], one behind the other.
 
 const RADIUS = 2; // of the windows in which an edit is fitted, in pixels of the networks' size
 const RIDGE = 1e-3;
@@ -18,8 +18,8 @@ export function workingSize(width, height, short) {
   return [Math.max(1, rounded(width * scale)), Math.max(1, rounded(height * scale))];
 }
 
-// For each of `size` pixels, which of `length` it averages and by what weights, of sum 1: a triangle
-// as wide as two of the new pixels.
+// For each of `size` pixels, which of `length` it averages and by what weights, of sum 1: a
+// triangle as wide as two of the new pixels.
 function triangles(size, length) {
   const scale = length / size;
   return Array.from({ length: size }, (_, i) => {
@@ -141,8 +141,8 @@ function solve(a, b, n, m) {
   }
 }
 
-// What brings `target` (three planes: a painting, or a change) to full size: in each window the A, b
-// that minimise Σ |A·g + b − target|² + RIDGE·|A|², g being the colours of `seen` and the mask; A
+// What brings `target` (three planes: a painting, or a change) to full size: in each window the A,
+// b that minimise Σ |A·g + b − target|² + RIDGE·|A|², g being the colours of `seen` and the mask; A
 // averaged over windows, b what is left. Three times five planes, b the last of each five.
 export function fitted(seen, mask, target, w, h) {
   const area = w * h;
@@ -153,7 +153,7 @@ export function fitted(seen, mask, target, w, h) {
   const product = (x, y) => windowed(x.map((value, i) => value * y[i]), w, h);
   const means = guides.map((g) => windowed(g, w, h));
   const meansOut = outputs.map((y) => windowed(y, w, h));
-  const squares = guides.map((g, i) => guides.map((other, j) => (j < i ? null : product(g, other))));
+  const squares = guides.map((g, i) => guides.map((f, j) => (j < i ? null : product(g, f))));
   const shared = guides.map((g) => outputs.map((y) => product(g, y)));
   const slopes = guides.map(() => outputs.map(() => new Float64Array(area)));
   const a = new Float64Array(n * n);
@@ -182,7 +182,7 @@ export function fitted(seen, mask, target, w, h) {
   return out;
 }
 
-// Where each of `length` pixels lies between `size` ones: the lower one, the upper one and its share.
+// Where each of `length` pixels lies between `size` ones: the lower, the upper and its share.
 function between(length, size) {
   const low = new Int32Array(length);
   const high = new Int32Array(length);
@@ -197,7 +197,7 @@ function between(length, size) {
 }
 
 // Writes an edit into RGBA levels, by the levels of the mask; where that is 0 nothing is touched.
-// `paint(x, y, own, level, edited)` fills in the edited colours of a pixel in [−1, 1], given its own;
+// `paint(x, y, own, level, edited)` fills in the edited colours of a pixel in [−1, 1] from its own;
 // `row(y)` is called before those of a row.
 function blend(pixels, mask, width, height, row, paint) {
   const own = new Float64Array(3);

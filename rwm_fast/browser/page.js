@@ -41,7 +41,8 @@ function hire() {
     else task?.resolve(answer);
   };
   worker.onerror = (event) => {
-    for (const { reject } of waiting.values()) reject(new Error(event.message || "worker.js failed"));
+    const error = new Error(event.message || "worker.js failed");
+    for (const { reject } of waiting.values()) reject(error);
     waiting.clear();
   };
 }
@@ -67,7 +68,8 @@ async function decoded(blob, name) {
   }
   const least = state.about.stride * state.about.least_strides;
   if (Math.min(width, height) < least) {
-    throw new Error(`${name} has ${width} × ${height} pixels: each side must have at least ${least}.`);
+    const got = `${name} has ${width} × ${height} pixels`;
+    throw new Error(`${got}: each side must have at least ${least}.`);
   }
   const canvas = blank(width, height);
   const context = canvas.getContext("2d", { alpha: true, willReadFrequently: true });
@@ -125,7 +127,7 @@ function chosen(role, button) {
 
 async function takeExample(role, name, button) {
   const answer = await fetch(`examples/${name}`);
-  if (!answer.ok) return say(`${name} could not be loaded: the server answered ${answer.status}.`, true);
+  if (!answer.ok) return say(`${name} is not there: the server answered ${answer.status}.`, true);
   if (await take(role, await answer.blob(), name)) chosen(role, button);
 }
 

@@ -8,7 +8,7 @@ let about, encoder, generator;
 
 async function load(name) {
   const answer = await fetch(name);
-  if (!answer.ok) throw new Error(`${name} could not be loaded: the server answered ${answer.status}`);
+  if (!answer.ok) throw new Error(`${name} is not there: the server answered ${answer.status}`);
   return new Uint8Array(await answer.arrayBuffer());
 }
 
@@ -39,7 +39,8 @@ async function codesOf(role, short) {
     const { w, h, across, down } = size;
     const seen = numbers.pictureAt(pixels, width, height, w, h);
     const image = numbers.mirrored(seen, 3, w, h, across, down);
-    const result = await encoder.run({ image: new ort.Tensor("float32", image, [1, 3, down, across]) });
+    const given = new ort.Tensor("float32", image, [1, 3, down, across]);
+    const result = await encoder.run({ image: given });
     picture.codes.set(short, { ...size, seen, content: result.content, style: result.style.data });
   }
   return picture.codes.get(short);

@@ -213,5 +213,5 @@ def test_an_empty_region_is_one_sentence(page):
 def test_a_folder_that_lacks_a_file_is_one_sentence(chromium, address):
     with visit(chromium, address.replace("page", "broken")) as seen:
         sentence = seen.page.locator("#status.wrong").inner_text(timeout=120_000)
-        assert sentence.startswith("The page cannot start: encoder.onnx could not be loaded")
+        assert sentence.startswith("The page cannot start: encoder.onnx is not there")
         assert not seen.page.locator("#edit").is_enabled() and seen.errors == []
