@@ -1,5 +1,6 @@
 """The networks for other runtimes: `python -m rwm_fast.export --checkpoint RUN --out FOLDER` writes
-encoder.onnx and generator.onnx (with --format torch: .pt2), which need nothing of this package.
+encoder.onnx and generator.onnx (with --format torch: .pt2), which need nothing of this package;
+with --format browser: a page that edits pictures in the browser, for any web server to serve.
 
 Batch, height and width stay open. What was written is run at two sizes and batches, and kept if it
 gives what the networks give."""
@@ -21,9 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from rwm_fast.app import browser
 from rwm_fast.app.command_line import parse_into
 from rwm_fast.errors import UserError, reports_user_errors
 from rwm_fast.models import Encoder, Generator, RegionEditor
+from rwm_fast.models.pretrained import DEFAULT
 from rwm_fast.ops._registry import TRUTHS
 
 TOLERANCE = 1e-4  # of codes of unit length, and of images in [−1, 1]
@@ -35,14 +38,16 @@ Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 class Arguments:
     """What the command line says."""
 
-    checkpoint: str  # a name of the package's own weights, a run folder, or a weights file
     out: Path  # the folder to write into; made if there is none
-    format: Literal["onnx", "torch"] = "onnx"  # ONNX, or torch.export's own
+    checkpoint: str = DEFAULT  # a name of the package's own weights, a run folder, a weights file
+    format: Literal["onnx", "torch", "browser"] = "onnx"  # ONNX, torch.export's own, or a web page
     regions: int = 2  # how many the generator takes: the picture's own style, and one or more
 
     def __post_init__(self) -> None:
         if self.regions < 1:
             raise ValueError(f"--regions: expected at least 1, got {self.regions}")
+        if self.format == "browser" and self.regions != 2:
+            raise ValueError(f"--regions: expected 2 with --format browser, got {self.regions}")
 
 
 class Painter(nn.Module):
@@ -212,15 +217,28 @@ def export(
     return written
 
 
+def page(editor: RegionEditor, out: Path) -> None:
+    """Makes a folder with a page that edits by these networks, and says how to look at it."""
+    config = editor.encoder.config
+    facts = (config.stride, least_size(editor.encoder), config.image_size)
+    size = browser.build(out, lambda folder: export(editor, folder), *facts)
+    print(f"{out}: {size / 1e6:.1f} MB; to look at it: python -m http.server --directory {out}")
+
+
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = parse_into(Arguments, given, "export", __doc__)
-    if arguments.format == "onnx":
+    if arguments.format != "torch":
         for name in ("onnx", "onnxscript", "onnxruntime"):
             if importlib.util.find_spec(name) is None:
-                raise UserError(f"--format onnx needs {name}: pip install 'rwm_fast[onnx]'")
+                raise UserError(
+                    f"--format {arguments.format} needs {name}: pip install 'rwm_fast[onnx]'"
+                )
     editor = RegionEditor.load(arguments.checkpoint)
+    if arguments.format == "browser":
+        page(editor, arguments.out)
+        return 0
     written = export(editor, arguments.out, arguments.format, arguments.regions)
     for path, difference in written.items():
         size = path.stat().st_size / 1e6

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from chromium import chromium as chromium  # a fixture
+from exported import exported as exported  # another
 
 import rwm_fast
 

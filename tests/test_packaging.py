@@ -195,7 +195,7 @@ def test_its_wheel_needs_no_torch_to_build_and_holds_everything(tree, sdist, bar
     assert {MODULE, "rwm_fast/_build_info.json", "rwm_fast/py.typed"} <= names
     for source in (tree / "rwm_fast").rglob("*.py"):
         assert source.relative_to(tree).as_posix() in names
-    for folder in ("weights", "pictures"):
+    for folder in ("weights", "pictures", "browser"):
         files = {f.relative_to(tree).as_posix() for f in (tree / "rwm_fast" / folder).iterdir()}
         assert len(files) >= 2 and files <= names
     metadata = wheel.read(next(n for n in names if n.endswith("/METADATA"))).decode()

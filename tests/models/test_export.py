@@ -7,16 +7,11 @@ from pathlib import Path
 import pytest
 import repository as repo
 import torch
+from exported import editor_of
 
 from rwm_fast import export
 from rwm_fast.errors import UserError
-from rwm_fast.models import Encoder, Generator, RegionEditor
 from tests.models.tiny_networks import DEMO, PAPER
-
-
-def editor_of(config):
-    torch.manual_seed(0)
-    return RegionEditor(Encoder(config), Generator(config)).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +48,17 @@ def test_what_is_written_needs_nothing_of_this_package(paper):
             assert json.loads(file.read(name))["regions"] == "3"
 
 
-def test_onnx(tmp_path, monkeypatch):
-    onnx = pytest.importorskip("onnx", reason="extra onnx is not installed")
-    pytest.importorskip("onnxscript", reason="extra onnx is not installed")
-    pytest.importorskip("onnxruntime", reason="extra onnx is not installed")
-    editor = editor_of(DEMO)
-    folder = tmp_path / "exported"
-    export.export(editor, folder)
+def test_onnx(exported, monkeypatch):
+    import onnx
+
+    editor, folder = exported
     least = export.least_size(editor.encoder)
     agree(editor, folder, export.read_onnx, ".onnx", 2, [(1, least, least + 9), (2, 30, 17)])
     model = onnx.load(folder / "generator.onnx")
     about = {entry.key: entry.value for entry in model.metadata_props}
     assert about["stride"] == str(DEMO.stride) and about["regions"] == "2"
     assert not {node.domain for node in model.graph.node} - {"", "ai.onnx"}
-    the_document_runs(tmp_path, monkeypatch)
+    the_document_runs(folder.parent, monkeypatch)
 
 
 def the_document_runs(folder, monkeypatch):
@@ -93,6 +85,7 @@ def test_what_differs_is_not_kept(tmp_path, monkeypatch):
     "given, sentence",
     [
         (["--regions", "0"], "--regions: expected at least 1, got 0"),
+        (["--regions", "3", "--format", "browser"], "--regions: expected 2 with --format browser"),
         (["--format", "torch"], "nowhere"),
     ],
 )
