@@ -1,4 +1,4 @@
-"""How well one click finds a region: `python -m benchmarks.click RUN` draws landscapes, whose
+"""How well one click finds a region: `python -m benchmarks.click photos` draws landscapes, whose
 regions are known, clicks on sky and water and prints the overlap (IoU) of what is found."""
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def lower_bytes(image: Image.Image) -> Image.Image | None:
     place = file.tell()
     file.seek(0)
     twin = Image.open(file, formats=(image.format,))
-    twin.tile = tiles  # type: ignore[attr-defined]
+    twin.tile = tiles
     twin.load()
     file.seek(place)
     return twin
