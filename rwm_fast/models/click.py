@@ -26,12 +26,10 @@ SIDE = 256  # px, short side at which regions are looked for
 _CODE = 0.15  # weight of the content code, of unit length, beside colours from 0 to 1
 _MEANS = 0.5  # weight of the distance of two regions' means beside that along their border
 _SMALL = 0.3  # power of the smaller one's share of the picture: specks are merged early
-# These four on 24 landscapes and the weights `photos`.
-_WEAKEST = 0.25  # weight of the weakest place of a border beside its mean, as powers
-_INNER = 0.04  # least difference inside a region that counts
-_AREA = 0.2  # power of the area: of two that stand out alike the larger
-_MOST = 0.65  # of the picture: what is larger is its ground, and no region
+_INNER = 0.05  # least difference inside a region that counts
+_AREA = 0.1  # power of the area: of two that stand out alike the larger
 _REGIONS = 600  # merged one by one; more are merged half at a time first
+_MOST = 0.75  # of the picture: what is larger is its ground, and no region
 
 Features = NDArray[np.float32]  # [H, W, F]
 Labels = NDArray[np.int64]  # [H, W]
@@ -108,8 +106,10 @@ class _Stage:
 
 
 def _standing_out(growing: list[_Stage]) -> int:
-    border = lambda s: s.weakest**_WEAKEST * s.mean ** (1 - _WEAKEST)
-    scores = [border(s) / (s.inner + _INNER) * s.area**_AREA * (s.area <= _MOST) for s in growing]
+    scores = [
+        math.sqrt(s.weakest * s.mean) / (s.inner + _INNER) * s.area**_AREA * (s.area <= _MOST)
+        for s in growing
+    ]
     return int(np.argmax(scores))
 
 
