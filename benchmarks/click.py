@@ -1,4 +1,4 @@
-"""How well one click finds a region: `python -m benchmarks.click RUN` draws landscapes, whose
+"""How well one click finds a region: `python -m benchmarks.click photos` draws landscapes, whose
 regions are known, clicks on sky and water and prints the overlap (IoU) of what is found."""
 
 from __future__ import annotations
@@ -49,10 +49,12 @@ def main() -> None:
                 both, either = (mask & (truth > 0)).sum(), (mask | (truth > 0)).sum()
                 found.setdefault((name, where), []).append(float(both / either))
     for (name, where), values in found.items():
+        least, low = np.min(values), np.percentile(values, 5)
         good = np.mean(np.array(values) >= 0.8)
         print(
             f"{name}, a click {where}: IoU {np.mean(values):.3f}, median {np.median(values):.3f}, "
-            f"{good:.0%} at least 0.8, {len(values)} pictures"
+            f"5th percentile {low:.3f}, least {least:.3f}, {good:.0%} at least 0.8, "
+            f"{len(values)} pictures"
         )
 
 

@@ -58,7 +58,7 @@ def software() -> dict[str, object]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "onednn": onednn.group(1) if onednn else "",
-        **{name: _version(name) for name in ("triton", "numpy", "pytest")},
+        **{name: _version(name) for name in ("triton", "numpy", "pytest", "onnxruntime")},
         "rwm_fast": rwm_fast.build_info(),
     }
 

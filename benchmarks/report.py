@@ -14,8 +14,19 @@ from benchmarks.store import VERSION
 
 OURS = "ours"
 ORDER = ("published", "rewritten", "compiled", "ours-native", "ours-triton")
-ORDER += ("NVIDIA", "port", "Swapping", "NVIDIA, dropin", "port, dropin", "Swapping, dropin")
-TIMED = ("headline", "networks", "operators", "layers", "compiled", "second")  # as tables follow
+ORDER += (
+    "eager",
+    "ours compiled",
+    "onnxruntime",
+    "NVIDIA",
+    "port",
+    "Swapping",
+    "NVIDIA, dropin",
+    "port, dropin",
+    "Swapping, dropin",
+)
+# as tables follow
+TIMED = ("headline", "networks", "operators", "layers", "compiled", "second", "latency")
 SPREAD = ("median", "p20", "p80")
 HOW = """Medians; × = times as long as ours takes, round by round (20th to 80th percentile).
 forward = no gradients, total = forward and backward, of networks a whole step; cold caches. of
@@ -174,10 +185,12 @@ def _others(data: dict, rows: dict) -> list[str]:
 
 
 def phases(data: dict, part: str) -> list[str]:
-    """Of the rows of a part, in the order in which they were timed; on a CPU the total alone."""
+    """Of the rows of a part, in the order in which they were timed; on a CPU the total alone, but
+    for edits, whose phases are calls of their own."""
     ours = [row.get("columns", {}).get(OURS, {}) for _, _, row in every_row(data, (part,))]
     found = list(dict.fromkeys(phase for column in ours for phase in column.get("seconds", {})))
-    return [p for p in found if p == "total" or "eager total" in found] or ["total"]
+    every = part == "latency" or "eager total" in found
+    return [p for p in found if p == "total" or every] or ["total"]
 
 
 def _lines(data: dict, part: str, phase: str) -> Iterator[str]:

@@ -20,6 +20,7 @@ from rwm_fast.app.edits import (
     Looks,
     Painting,
     composed,
+    deepened,
     paint,
     read_looks,
     reduced,
@@ -93,7 +94,7 @@ def _one(arguments: Arguments) -> int:
         make = lambda rows, side: series(editor, reduced(edit, side), arguments.painting, rows)
         said.append(steps.write(out, styles, shared, arguments.painting.strength, make, texts))
     else:
-        edited = paint(editor, edit, arguments.painting)
+        edited = paint(editor, deepened(edit, picture, out), arguments.painting)
         existed = out.exists() and os.path.samefile(out, arguments.content)
         said += ["in place of the picture that was edited"] * existed
         said += filter(None, [save_edit(edited, out, picture, texts)])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rwm_fast.app.edits import Looks, Painting, composed, paint, save_edit
+from rwm_fast.app.edits import Looks, Painting, composed, deepened, paint, save_edit
 from rwm_fast.app.folders import File, SkipError, Task, files_of, stems
 from rwm_fast.app.metadata import Texts
 from rwm_fast.app.regions import Regions, read_regions
@@ -48,9 +48,8 @@ class Batch:
         picture = picture_in(io.BytesIO(content), self.limits)
         image, regions = picture.shown(), self._regions_of(task.content)
         masks = read_regions(regions, (image.height, image.width), self.limits)
-        edited = paint(
-            self.editor, composed(image, looks, regions, masks, self.editor), self.painting
-        )
+        edit = composed(image, looks, regions, masks, self.editor)
+        edited = paint(self.editor, deepened(edit, picture, Path(task.target)), self.painting)
         return lambda path: save_edit(edited, path, picture, self.texts(task))
 
     def _style(self, file: File) -> tuple[Looks, str]:

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from rwm_fast.app.metadata import Texts
 from rwm_fast.app.regions import Region, Regions, clicked_regions, read_masks
 from rwm_fast.data.decode import Picture, load_picture
+from rwm_fast.data.deep import floats
 from rwm_fast.data.files import printable
 from rwm_fast.data.formats import Limits
-from rwm_fast.data.saving import write_picture
+from rwm_fast.data.saving import keeps_depth, write_picture
 from rwm_fast.errors import UserError
 from rwm_fast.models import RegionEditor
 
@@ -62,6 +64,8 @@ class Edit:
     image: Image.Image  # RGB
     looks: Looks
     regions: Sequence[Region] = ()  # one for each style, or one that all share
+    # float32 [H, W, 3] in [0, 1], the picture at more than 8 bits, where the result is to keep them
+    deep: NDArray[np.float32] | None = None
 
     @property
     def masks(self) -> list[Tensor]:
@@ -101,11 +105,30 @@ def refused(make: Callable[[], Any]) -> Any:
         raise UserError(str(error)) from None
 
 
+<<<<<<< HEAD
 def paint(editor: RegionEditor, edit: Edit, painting: Painting, **own: Any) -> Image.Image:
     """The edited picture; `own` are keywords of `RegionEditor.edit` that go before the options."""
     styles, parts = list(edit.looks.styles), list(edit.looks.parts)
     options = {"style_masks": parts, "strength": painting.strength, **painting.options(), **own}
     image: Image.Image = refused(lambda: editor.edit(edit.image, styles, edit.masks, **options))
+=======
+def deepened(edit: Edit, picture: Picture, out: Path) -> Edit:
+    """The same with all bits of the picture, where it has 16 and the file `out` will keep them."""
+    if not keeps_depth(out, picture.pixels):
+        return edit
+    assert picture.pixels.deep is not None  # `keeps_depth` has looked
+    return replace(edit, deep=floats(picture.pixels.deep))
+
+
+def paint(
+    editor: RegionEditor, edit: Edit, painting: Painting
+) -> Image.Image | NDArray[np.float32]:
+    """The edited picture; of a deep one an array like `Edit.deep`."""
+    styles, parts = list(edit.looks.styles), list(edit.looks.parts)
+    options = {"style_masks": parts, "strength": painting.strength, **painting.options()}
+    given = edit.image if edit.deep is None else edit.deep
+    image: Image.Image = refused(lambda: editor.edit(given, styles, edit.masks, **options))
+>>>>>>> wt-latency
     return image
 
 
@@ -144,10 +167,12 @@ def reduced(edit: Edit, longest: int) -> Edit:
         replace(r, plane=F.interpolate(r.plane, size[::-1], mode="bilinear", antialias=True))
         for r in edit.regions
     ]
-    return replace(edit, image=image, regions=regions)
+    return replace(edit, image=image, regions=regions, deep=None)
 
 
-def save_edit(image: Image.Image, path: Path, like: Picture, texts: Texts) -> str:
+def save_edit(
+    image: Image.Image | NDArray[np.float32], path: Path, like: Picture, texts: Texts
+) -> str:
     """Writes an edited picture with what the one that was edited says, and in a PNG file `texts`.
     Returns a note on what could not be kept, or ""."""
     extras = replace(like.extras, texts=texts)

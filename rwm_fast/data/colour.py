@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rwm_fast.data.deep import Deep, joined, lower_bytes
 from rwm_fast.data.profiles import named_in_exif, profile_of
 
 try:
@@ -41,6 +42,7 @@ class Pixels:
     alpha: Image.Image | None  # L
     profile: bytes | None  # of `own`; None = sRGB
     srgb: Image.Image  # RGB, not laid on anything
+    deep: Deep | None = None  # 16 bits a channel, where asked for, and `own` is sRGB
 
     def on(self, background: int) -> Image.Image:
         """sRGB, laid on the grey value `background`."""
@@ -73,13 +75,15 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def pixels(image: Image.Image) -> Pixels:
-    """The colours of an open picture."""
+def pixels(image: Image.Image, deep: bool = False) -> Pixels:
+    """The colours of an open picture; `deep` asks for all of 16 bits."""
+    lower = lower_bytes(image) if deep else None
     profile = profile_of(image)
     tags = dict(getattr(image, "tag_v2", {}))
     image = upright(image)
     profile = named_in_exif(image) if profile is None else profile
     clear = image.info.get("transparency")
+    whole = _whole(image, lower, tags) if deep and clear is None else None
     if image.mode.startswith("I") or image.mode == "F":
         values, white = depth(image, tags)
         image = Image.fromarray((values * (255 / white)).clip(0, 255).round().astype(np.uint8))
@@ -103,10 +107,22 @@ def pixels(image: Image.Image) -> Pixels:
     transform = to_srgb(profile, image.mode) if profile else None
     own = srgb = image if image.mode == "RGB" else image.convert("RGB")
     if transform is not None:
-        srgb = ImageCms.applyTransform(image, transform) or srgb
+        srgb, whole = ImageCms.applyTransform(image, transform) or srgb, None
     if image.mode != "RGB":  # its profile is for grey or for ink, and what is saved is RGB
         own, profile = srgb, srgb_profile() if profile else None
-    return Pixels(own, alpha, profile, srgb)
+    return Pixels(own, alpha, profile, srgb, whole)
+
+
+def _whole(image: Image.Image, lower: Image.Image | None, tags: dict[int, Any]) -> Deep | None:
+    """All of a loaded picture of 16 bits; None for any other."""
+    if lower is not None and image.mode == lower.mode:
+        return joined(image, upright(lower))
+    if not image.mode.startswith("I"):
+        return None
+    values, white = depth(image, tags)
+    if white != 65535 or values.dtype.kind == "f":
+        return None
+    return np.repeat(values.astype(np.uint16)[..., None], 3, -1)
 
 
 def depth(image: Image.Image, tags: dict[int, Any]) -> tuple[np.ndarray, float]:

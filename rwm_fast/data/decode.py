@@ -86,7 +86,7 @@ def picture_in(file: BinaryIO, limits: Limits = LIMITS) -> Picture:
 
 
 def _picture(image: Image.Image) -> Picture:
-    bits, meaning = bits_of(image), pixels(image)
+    bits, meaning = bits_of(image), pixels(image, deep=True)
     return Picture(meaning, extras_of(image, meaning.own.size, bits))
 
 

@@ -77,6 +77,8 @@ def mask_of(image: Image.Image, label: str = "") -> Mask:
         values, white = depth(image, tags)
         white = 255.0 if image.mode != "F" and values.max(initial=0) <= 255 else white
         return _labelled(values, label) if label else _grey(values, white, lossy)
+    if image.mode in ("1", "L") and not label:
+        return _grey(np.asarray(image.convert("L")), 255.0, lossy)
     colours = np.asarray(image.convert("RGB")).astype(np.int16)  # [H, W, 3]
     if label:
         return _labelled(colours if _is_colour(label) else _levels(indices, colours), label)
@@ -135,7 +137,8 @@ def _grey(values: np.ndarray, white: float, lossy: bool) -> Mask:
     if top < _FAINT / 2 * white:  # a label whose edge was smoothed
         note = f"reaches level {top:g} only; that is taken as fully repainted"
         return Mask((values / top).astype(np.float32), note)
-    return Mask((values / white).clip(0, 1).astype(np.float32))
+    plane = np.divide(values, white, dtype=np.float32)
+    return Mask(plane.clip(0, 1, out=plane))
 
 
 def _areas(values: np.ndarray, levels: np.ndarray) -> list[float]:
@@ -159,7 +162,8 @@ def _snapped(plane: np.ndarray) -> Plane:
 
 
 def _is_grey(colours: np.ndarray, lossy: bool) -> bool:
-    spread = colours.max(-1) - colours.min(-1)
+    r, g, b = colours[..., 0], colours[..., 1], colours[..., 2]  # numpy reduces a short axis slowly
+    spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
     return bool((spread > (32 if lossy else 4)).mean() <= 0.001) if spread.size else True
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from rwm_fast.data.colour import Pixels, from_srgb
+from rwm_fast.data.deep import as_before, write_png
 from rwm_fast.disk import writable, write_file
 from rwm_fast.errors import UserError
 
@@ -26,10 +27,12 @@ class _Format(NamedTuple):
 
 
 _JPEG = _Format("JPEG", {"quality": 95, "subsampling": 0}, False, True)
+# of photos 5 times faster than Pillow's own 6, and 4 % smaller to 12 % larger
+_PNG = _Format("PNG", {"compress_level": 2}, True, True)
 _TIFF = _Format("TIFF", {}, True, True)
 _PPM = _Format("PPM", {}, False, False)
 WRITTEN = {
-    ".png": _Format("PNG", {}, True, True),
+    ".png": _PNG,
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), _JPEG),
     ".webp": _Format("WEBP", {"lossless": True, "exact": True}, True, True),
     ".tif": _TIFF,
@@ -138,11 +141,18 @@ def check_target(path: str | Path) -> None:
     writable(path)
 
 
+def keeps_depth(path: str | Path, like: Pixels) -> bool:
+    """Whether a picture of 16 bits a channel is written with all of them: as PNG, and where its
+    numbers are sRGB."""
+    return like.deep is not None and WRITTEN.get(Path(path).suffix.lower()) is _PNG
+
+
 def write_picture(
     values: np.ndarray, path: str | Path, like: Pixels | None = None, extras: Extras | None = None
 ) -> str:
     """Write sRGB values, uint8 [H, W, 3]; the extension says the format, which is lossless where it
-    can be, JPEG at quality 95 without subsampling.
+    can be, JPEG at quality 95 without subsampling. Or float32 in [0, 1], which stands for 16 bits:
+    where `keeps_depth`.
 
     `like`: the picture that was edited, of the same size. Its profile and transparency are kept as
     far as the format holds them, and where `values` are what it shows, its own pixels. Returns a
@@ -151,23 +161,28 @@ def write_picture(
     check_target(path)
     kind, extras = WRITTEN[Path(path).suffix.lower()], extras or Extras()
     options, notes, alpha = dict(kind.options), list[str](), None
-    if like is not None:
+    deep = like.deep if like is not None and values.dtype == np.float32 else None
+    if like is not None and deep is None:
         if kind.alpha:
             alpha = like.alpha
         elif like.alpha is not None:
             notes.append("cannot hold transparency, so the picture lies on white")
         values = _as_before(values, like, alpha, kind.tags)
-        if kind.tags and like.profile:
-            options["icc_profile"] = like.profile
-    image = Image.fromarray(np.ascontiguousarray(values))
-    if alpha is not None:
-        image.putalpha(alpha)
+    if like is not None and kind.tags and like.profile:
+        options["icc_profile"] = like.profile
     if extras.dpi:
         options["dpi"] = extras.dpi
     if kind.tags:
         extras, lost = _fitting(extras) if kind is _JPEG else (extras, "")
         notes += [lost] * bool(lost)
         options |= _said(kind.name, extras)
+    if deep is not None:
+        whole = as_before(values, deep)
+        write_file(path, lambda temporary: write_png(whole, temporary, options))
+        return ", ".join(notes)
+    image = Image.fromarray(np.ascontiguousarray(values))
+    if alpha is not None:
+        image.putalpha(alpha)
     write_file(path, lambda temporary: image.save(temporary, kind.name, **options))
     if extras.bits > 8:
         notes.append(f"{extras.bits} bits a channel became 8")
@@ -220,6 +235,8 @@ def _as_before(
     """The values as the edited picture would hold them, its own where nothing has changed."""
     clear = like.alpha is not None and alpha is None  # shown on white from now on
     own = like.own if profiled else like.srgb
+    if like.alpha is None and own is like.srgb:
+        return values
     unchanged = (values == np.asarray(like.on(255))).all(-1, keepdims=True)
     if alpha is not None:
         cover = np.asarray(alpha)[..., None].astype(np.float32) / 255

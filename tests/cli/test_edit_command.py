@@ -9,7 +9,8 @@ from commands import run
 from PIL import Image, ImageCms
 
 import rwm_fast
-from rwm_fast.data.decode import load_image
+from rwm_fast.data.decode import load_image, load_picture
+from rwm_fast.data.deep import write_png
 
 
 def edit(model, *arguments):
@@ -103,6 +104,32 @@ def test_an_edited_photo_keeps_what_its_file_says(model, picture, tmp_path):
     before, after = load_image(tmp_path / "a.jpg"), load_image(out)
     assert (before - after)[..., 16:, :].abs().max() < 0.03  # quality 95 without subsampling
     assert (before - after)[..., :6, :].abs().max() > 0.03
+
+
+def test_sixteen_bits_are_kept(model, picture, tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (24, 40, 3), np.uint16)
+    write_png(deep, tmp_path / "a.png", {"compress_level": 1})
+    mask = Image.new("L", (40, 24))
+    mask.paste(255, (0, 0, 10, 24))
+    mask.save(tmp_path / "m.png")
+    arguments = ("--content", tmp_path / "a.png", "--style", picture("b.png"), "--composite")
+    arguments = edit(model, *arguments, "--mask", tmp_path / "m.png", "--out")
+    for name in ("alone/o.png", "many/a--b.png"):
+        out = tmp_path / name
+        if out.parent.name == "many":
+            (tmp_path / "all").mkdir()
+            (tmp_path / "a.png").rename(tmp_path / "all" / "a.png")
+            given = [str(a).replace("a.png", "all") for a in arguments]
+            assert run("edit", *given, out.parent) == 0
+            out = next(out.parent.glob("*.png"))
+        else:
+            out.parent.mkdir()
+            assert run("edit", *arguments, out) == 0
+        after = load_picture(out).pixels.deep
+        np.testing.assert_array_equal(after[:, 10:], deep[:, 10:])
+        inside = after[:, :10]
+        assert (inside != deep[:, :10]).mean() > 0.9
+        assert len(np.unique(inside & 255)) > 200  # not 8 bits, scaled
 
 
 # ---- what a file says
