@@ -20,6 +20,7 @@ FREE = {
     "train": {
         "kimg",
         "seconds",
+        "accumulate",
         "device",
         "threads",
         "log_kimg",

@@ -1,0 +1,226 @@
+"""Several processes that train one run, as `torchrun` starts them: who is who, and what all decide.
+
+Every process has all networks and optimizers and takes its share of every batch (`share.py`);
+gradients are summed (`gradients.py`), so all make the same update of the same weights. The first
+process has the run folder, the clock and the voice. Before every step all agree whether and where
+they go on: what one cannot do, no one does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rwm_fast.errors import UserError
+from rwm_fast.training.fits import Stateful
+from rwm_fast.training.share import Share
+
+WAIT = datetime.timedelta(minutes=30)  # for a process that is silent, but whose machine answers
+LAST_WORDS = datetime.timedelta(seconds=20)  # torchrun kills 30 s after the first process has ended
+_PIECE = 1 << 28  # bytes of a state that are sent at once
+
+
+class LostProcessError(UserError):
+    """The connection to another process of the job is gone."""
+
+
+class OtherFailedError(UserError):
+    """Process `rank` of the job cannot go on, and says why."""
+
+    def __init__(self, rank: int, count: int):
+        super().__init__(f"process {rank} of {count} has failed")
+        self.rank = rank
+
+
+class Processes:
+    """One of the processes of a job; `ALONE` where there is one."""
+
+    def __init__(self, rank: int = 0, count: int = 1, local: int = 0, store: Any = None):
+        self.rank, self.count, self.local = rank, count, local
+        self.share = Share(rank, count)
+        self._store = store
+        self._in_step = False  # also after an error in it: then collectives no longer match
+        self._connected = count > 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it tells what all meet alike, so that a machine says it once."""
+        return self.local == 0
+
+    def device(self, name: str) -> str:
+        """The device of this process: its own GPU, where `name` asks for one."""
+        if self.count == 1 or name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+            return name
+        if name not in ("auto", "cuda"):
+            raise UserError(
+                f"--device: expected auto, cpu or cuda with several processes, got {name!r}"
+            )
+        return f"cuda:{self.local}"
+
+    def agree(self, progress: float, ends: bool, failed: bool = False) -> tuple[float, bool]:
+        """Before a step: the first one's progress, and whether any process wants to end here.
+        OtherFailedError where one has failed."""
+        if self.count == 1 or not self._connected:
+            return progress, ends
+        words = torch.tensor([self.first * progress, ends, failed], dtype=torch.float64)
+        with talk():
+            dist.all_reduce(words)
+        if words[2] and not failed:
+            raise OtherFailedError(int(self._store.get("failed")), self.count)
+        return float(words[0]), bool(words[1] or words[2])
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Around what all do together: who fails within has no way to tell the others."""
+        self._in_step = True
+        yield
+        self._in_step = False
+
+    def fail(self) -> None:
+        """Tell the others, where they listen, that this process cannot go on."""
+        if self._connected and not self._in_step:
+            with contextlib.suppress(LostProcessError):
+                self._store.set("failed", str(self.rank))
+                self.agree(0.0, True, failed=True)
+        self._connected = False
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that all succeed in, or none: OtherFailedError for who could have gone on."""
+        try:
+            yield
+        except BaseException:
+            self.fail()
+            raise
+        self.agree(0.0, False)
+
+    def sum(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars by name, the same names everywhere, summed over all processes."""
+        if self.count == 1 or not values:
+            return values
+        row = torch.stack([value.float() for value in values.values()])
+        with talk():
+            dist.all_reduce(row)
+        return dict(zip(values, row.unbind(), strict=True))
+
+    def as_first(self, objects: Mapping[str, Stateful], nimg: int) -> int:
+        """Give named objects the state that those of the first process have; returns its `nimg`."""
+        if self.count == 1:
+            return nimg
+        file = io.BytesIO()
+        if self.first:
+            torch.save({"nimg": nimg, **{n: o.state_dict() for n, o in objects.items()}}, file)
+        size = torch.tensor([file.tell()])
+        with talk():
+            dist.broadcast(size, 0)
+            data = torch.frombuffer(file.getbuffer(), dtype=torch.uint8) if self.first else None
+            data = torch.empty(int(size), dtype=torch.uint8) if data is None else data
+            for piece in data.split(_PIECE):
+                dist.broadcast(piece, 0)
+        if self.first:
+            return nimg
+        state = torch.load(io.BytesIO(data.numpy()), map_location="cpu", weights_only=True)
+        for name, target in objects.items():
+            target.load_state_dict(state[name])
+        return int(state["nimg"])
+
+    def check_same(self, value: str, what: str) -> None:
+        """UserError, in all processes, unless a text is the same in all."""
+        if self.count == 1:
+            return
+        values: list[Any] = [None] * self.count
+        with talk():
+            dist.all_gather_object(values, value)
+        differing = [rank for rank, other in enumerate(values) if other != values[0]]
+        with self.together():
+            if self.rank in differing:
+                raise UserError(
+                    f"process {self.rank} of {self.count} has other {what} than the first"
+                )
+
+    def leave(self) -> None:
+        """The end of what is done together, for all at once."""
+        if self._connected:
+            self._connected = False
+            dist.destroy_process_group()
+
+
+ALONE = Processes()
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Processes]:
+    """The job that this process was started for, by the environment that torchrun makes: RANK,
+    WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT. Inside another such block the same job.
+
+    Who leaves with an error waits for the first process, which may be saving, and for who failed
+    first to say why: torchrun ends all when one has ended.
+    """
+    global _joined
+    if _joined is not None or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield _joined or ALONE
+        return
+    _joined = job = _join()
+    try:
+        yield job
+    except BaseException:
+        _last_words(job)
+        raise
+    finally:
+        _joined = None
+        job.leave()
+
+
+_joined: Processes | None = None
+
+
+def _join() -> Processes:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, expected {', '.join(missing)} too: "
+            "start several processes by torchrun, or unset WORLD_SIZE"
+        )
+    rank, count, local = (int(os.environ[name]) for name in names[:3])
+    if torch.cuda.is_available() and local < torch.cuda.device_count():
+        torch.cuda.set_device(local)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store, rank, count = next(dist.rendezvous("env://", timeout=WAIT))
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("run", store), rank=rank, world_size=count, timeout=WAIT
+    )
+    return Processes(rank, count, local, store)
+
+
+def _last_words(job: Processes) -> None:
+    error = sys.exc_info()[1]
+    if isinstance(error, LostProcessError):
+        return
+    who = {0, error.rank if isinstance(error, OtherFailedError) else 0}
+    with contextlib.suppress(Exception):
+        job._store.set(f"ended/{job.rank}", "")
+        job._store.wait([f"ended/{rank}" for rank in who], LAST_WORDS)
+
+
+@contextlib.contextmanager
+def talk() -> Iterator[None]:
+    """Around calls of torch.distributed: LostProcessError where another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise LostProcessError(f"another process of the job is gone ({first})") from None
