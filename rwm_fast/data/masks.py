@@ -56,10 +56,10 @@ def sample_masks(
     x = ((torch.arange(width, device=device) + 0.5) / width).view(1, 1, -1)  # [1, 1, W]
     field = torch.empty(len(u), height, width, device=device)
     for k, draw in enumerate((_rectangles, _ellipses, _strokes, _half_planes, _blobs)):
-        rows = (kind == k).nonzero()[:, 0]  # on the CPU: no device waits for it
-        if len(rows):
-            values = draw(u[rows, 4:].to(device), x, y, _shares(u[rows, 1], config, device))
-            field[rows.to(device)] = values
+        those = (kind == k).nonzero()[:, 0]  # on the CPU: no device waits for it
+        if len(those):
+            values = draw(u[those, 4:].to(device), x, y, _shares(u[those, 1], config, device))
+            field[those.to(device)] = values
     low, high = config.area
     mask = _level_set(field, (low + (high - low) * u[:, 2]).to(device), low, high)
     invert = (u[:, 3] < config.invert).to(device).view(-1, 1, 1)

@@ -37,12 +37,13 @@ class Bucket:
     def send(self) -> None:
         """Start the sum of what is there; where nothing is, of zeros."""
         pairs = list(zip(self.views, self.parameters, strict=True))
-        there = [(view, p.grad) for view, p in pairs if p.grad is not None]
         for view, p in pairs:
             if p.grad is None:
                 view.zero_()
+        there = [(view, p.grad) for view, p in pairs if p.grad is not None]
         if there:
-            torch._foreach_copy_(*map(list, zip(*there, strict=True)))
+            views, gradients = zip(*there, strict=True)
+            torch._foreach_copy_(views, gradients)
         with talk():
             self.work = dist.all_reduce(self.flat, async_op=True)
 

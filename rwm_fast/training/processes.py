@@ -12,13 +12,14 @@ import contextlib
 import datetime
 import io
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from rwm_fast.errors import UserError
 from rwm_fast.training.fits import Stateful
@@ -34,11 +35,7 @@ class LostProcessError(UserError):
 
 
 class OtherFailedError(UserError):
-    """Process `rank` of the job cannot go on, and says why."""
-
-    def __init__(self, rank: int, count: int):
-        super().__init__(f"process {rank} of {count} has failed")
-        self.rank = rank
+    """Another process of the job cannot go on, and says why."""
 
 
 class Processes:
@@ -48,8 +45,10 @@ class Processes:
         self.rank, self.count, self.local = rank, count, local
         self.share = Share(rank, count)
         self._store = store
-        self._in_step = False  # also after an error in it: then collectives no longer match
         self._connected = count > 1
+        self._in_step = False  # also after an error in it: then collectives no longer match
+        self._waits = True  # at the end, for others: they know of it
+        self.failed: int | None = None  # the first process that has
 
     @property
     def first(self) -> bool:
@@ -72,15 +71,25 @@ class Processes:
 
     def agree(self, progress: float, ends: bool, failed: bool = False) -> tuple[float, bool]:
         """Before a step: the first one's progress, and whether any process wants to end here.
-        OtherFailedError where one has failed."""
-        if self.count == 1 or not self._connected:
+
+        OtherFailedError where one has failed: in all but the first one that has.
+        """
+        if not self._connected:
             return progress, ends
         words = torch.tensor([self.first * progress, ends, failed], dtype=torch.float64)
-        with talk():
-            dist.all_reduce(words)
-        if words[2] and not failed:
-            raise OtherFailedError(int(self._store.get("failed")), self.count)
-        return float(words[0]), bool(words[1] or words[2])
+        try:
+            with talk():
+                dist.all_reduce(words)
+                if words[2]:
+                    failures = (r for r in range(self.count) if self._store.check([f"failed/{r}"]))
+                    self.failed = next(failures)
+        except LostProcessError:
+            self._connected, self._waits = False, False
+            raise
+        if self.failed not in (None, self.rank):
+            self._connected = False
+            raise OtherFailedError(f"process {self.failed} of {self.count} has failed")
+        return float(words[0]), bool(words[1])
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
@@ -89,23 +98,34 @@ class Processes:
         yield
         self._in_step = False
 
-    def fail(self) -> None:
-        """Tell the others, where they listen, that this process cannot go on."""
-        if self._connected and not self._in_step:
-            with contextlib.suppress(LostProcessError):
-                self._store.set("failed", str(self.rank))
+    def fail(self) -> UserError | None:
+        """Tell the others, where they listen, that this process cannot go on. What there is to say
+        instead, where another one told so first."""
+        said: UserError | None = None
+        if self._connected and self._in_step:
+            self._waits = False
+        elif self._connected:
+            try:
+                self._store.set(f"failed/{self.rank}", "")
                 self.agree(0.0, True, failed=True)
+            except (OtherFailedError, LostProcessError) as error:
+                said = error if isinstance(error, OtherFailedError) else None
         self._connected = False
+        return said
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """A block that all succeed in, or none: OtherFailedError for who could have gone on."""
         try:
             yield
-        except BaseException:
-            self.fail()
-            raise
+        except BaseException as error:
+            raise self.fail() or error from None
         self.agree(0.0, False)
+
+    def speaks_of(self, error: OtherFailedError | LostProcessError) -> bool:
+        """Whether this process tells of others that are gone: the first one, which knows what is
+        saved; of those that it cannot tell of, one a machine."""
+        return self.first or (self.speaks and isinstance(error, LostProcessError))
 
     def sum(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars by name, the same names everywhere, summed over all processes."""
@@ -132,7 +152,9 @@ class Processes:
                 dist.broadcast(piece, 0)
         if self.first:
             return nimg
-        state = torch.load(io.BytesIO(data.numpy()), map_location="cpu", weights_only=True)
+        state = torch.load(
+            io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True
+        )
         for name, target in objects.items():
             target.load_state_dict(state[name])
         return int(state["nimg"])
@@ -166,8 +188,7 @@ def joined() -> Iterator[Processes]:
     """The job that this process was started for, by the environment that torchrun makes: RANK,
     WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT. Inside another such block the same job.
 
-    Who leaves with an error waits for the first process, which may be saving, and for who failed
-    first to say why: torchrun ends all when one has ended.
+    Who leaves with an error waits for the others' last words: torchrun ends all when one has ended.
     """
     global _joined
     if _joined is not None or int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -199,21 +220,19 @@ def _join() -> Processes:
     if torch.cuda.is_available() and local < torch.cuda.device_count():
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, count = next(dist.rendezvous("env://", timeout=WAIT))
+    store, rank, count = next(rendezvous("env://", timeout=WAIT))
     dist.init_process_group(
-        backend, store=dist.PrefixStore("run", store), rank=rank, world_size=count, timeout=WAIT
+        backend, store=PrefixStore("run", store), rank=rank, world_size=count, timeout=WAIT
     )
     return Processes(rank, count, local, store)
 
 
 def _last_words(job: Processes) -> None:
-    error = sys.exc_info()[1]
-    if isinstance(error, LostProcessError):
-        return
-    who = {0, error.rank if isinstance(error, OtherFailedError) else 0}
-    with contextlib.suppress(Exception):
-        job._store.set(f"ended/{job.rank}", "")
-        job._store.wait([f"ended/{rank}" for rank in who], LAST_WORDS)
+    """Wait for the first process, which may be saving, and for who failed, which may speak."""
+    if job._waits:
+        with contextlib.suppress(Exception):
+            job._store.set(f"ended/{job.rank}", "")
+            job._store.wait([f"ended/{rank}" for rank in {0, job.failed or 0}], LAST_WORDS)
 
 
 @contextlib.contextmanager

@@ -197,7 +197,8 @@ class Method:
     ) -> Tensor:
         """What the generator paints; of no code, as a share may have, no picture."""
         if len(content):
-            return self.nets.generator(content, style, regions, noise=noise)
+            image: Tensor = self.nets.generator(content, style, regions, noise=noise)
+            return image
         stride = self.nets.encoder.config.code_stride
         return content.new_zeros(0, 3, *(side * stride for side in content.shape[2:]))
 
@@ -285,8 +286,8 @@ class Method:
         if "d_patch_real" in weights:
             # Row k of `swapped` wears the style of picture k: that picture is its reference.
             patches = self.nets.patches
-            images = (p.image, p.image, p.swapped.detach())
-            crops = [self.crops(t, random, p.share) for t in images]
+            whole = (p.image, p.image, p.swapped.detach())
+            crops = [self.crops(t, random, p.share) for t in whole]
             reference, same, fake = patches.features(torch.cat(crops)).chunk(3)
             values["d_patch_real"] = real_loss(patches(reference, same))
             values["d_patch_swapped"] = fake_loss(patches(reference, fake))

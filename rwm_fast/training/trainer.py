@@ -94,7 +94,7 @@ class Trainer:
             share = config.loss.r1_interval / (config.loss.r1_interval + 1)
             rate, betas = rate * share, (betas[0] ** share, betas[1] ** share)
         self.discriminator_optimizer = adam(self.discriminators, rate, betas)
-        self.gradients = {
+        self.gradients: dict[torch.optim.Optimizer, Gradients] = {
             self.generator_optimizer: Gradients(job, self.autoencoder.values()),
             self.discriminator_optimizer: Gradients(job, self.discriminators.values()),
         }
@@ -112,7 +112,8 @@ class Trainer:
         """Learn from one batch; `nimg` = images seen before it. `image`: this process's share.
         Returns the terms, unweighted, of the whole batch."""
         due, method = self.schedule.due(nimg, progress, self.counts), self.method
-        batch, terms = len(image) * self.job.count, {}
+        batch = len(image) * self.job.count
+        terms: dict[str, Tensor] = {}
         slices = Slice.of(image, self.job.share, random, self.config.train.accumulate)
         self._set_rates(progress, 1.0 if due.first_part else self.config.train.second_part_gain)
         self.skipped = torch.zeros_like(self.skipped)
@@ -166,7 +167,8 @@ class Trainer:
         terms_of: Callable[[Slice], Terms],
     ) -> dict[str, Tensor]:
         """One step of an optimizer; returns the terms' values, summed over the slices."""
-        gradients, values = self.gradients[optimizer], {}
+        gradients = self.gradients[optimizer]
+        values: dict[str, Tensor] = {}
         for part in slices:
             terms = terms_of(part)
             if not terms:
