@@ -30,7 +30,11 @@ class Bucket:
         sizes = [p.numel() for p in parameters]
         self.flat = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
         pieces = self.flat.split(sizes)
-        self.views = [v.view_as(p) for v, p in zip(pieces, parameters, strict=True)]
+        # laid out as the parameters are: a fused Adam goes through both by address
+        self.views = [
+            piece.as_strided(p.shape, p.stride(), piece.storage_offset())
+            for piece, p in zip(pieces, parameters, strict=True)
+        ]
         self.missing = len(parameters)
         self.work: Any = None
 
