@@ -21,6 +21,7 @@ FREE = {
         "kimg",
         "seconds",
         "accumulate",
+        "checkpoint_activations",
         "device",
         "threads",
         "log_kimg",

@@ -16,6 +16,7 @@ from rwm_fast.training.fits import Stateful
 from rwm_fast.training.gradients import Gradients
 from rwm_fast.training.guard import Undo, step_if_finite
 from rwm_fast.training.processes import ALONE, Processes
+from rwm_fast.training.recomputing import recompute_blocks
 from rwm_fast.training.schedule import Counts, Due, Schedule
 from rwm_fast.training.share import Share
 from rwm_fast.training.step import Autoencoder, Method, Networks, Painted, Terms, frozen, total
@@ -88,6 +89,8 @@ class Trainer:
             "patches": self.nets.patches,
         }
         self.ema = Ema(self.autoencoder, train.ema_half_life_kimg, train.ema_rampup)
+        if train.checkpoint_activations:  # after the averages: those learn nothing
+            recompute_blocks(self.nets.as_dict().values())
         self.generator_optimizer = adam(self.autoencoder, train.learning_rate, train.betas)
         rate, betas = train.discriminator_learning_rate, train.discriminator_betas
         if train.lazy_r1_correction:  # an R1 step is one more update every r1_interval updates
