@@ -224,7 +224,7 @@ class TrainConfig:
 
     batch: int = 16  # base: images per iteration of all processes, even (styles swap in pairs)
     accumulate: int = 1  # ours: slices of a batch, in memory one after the other
-    checkpoint_activations: bool = False  # ours: a third more time for a fraction of the memory
+    checkpoint_activations: bool = False  # ours: blocks keep their inputs only
     kimg: float = 25_000.0  # base: length of a run
     seconds: float = 0.0  # ours: time budget, ends the run and drives its schedules; 0 = none
     quick_seconds: float = 0.0  # ours: time budget under --quick, 0 = the preset has no quick form

@@ -115,3 +115,22 @@ def test_who_is_alone_needs_no_others():
     job = Processes()
     assert job.first and job.agree(0.25, True) == (0.25, True)
     assert job.sum({"a": torch.ones(())})["a"] == 1
+
+
+def test_blocks_that_keep_their_inputs_only_learn_the_same(tiny, make_trainer, random):
+    """Through R1's and consistency's second order, to the bit."""
+    loss = dict(r1_interval=1, consistency_interval=1)
+    kept = []
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    for checkpoint in (False, True):
+        trainer = make_trainer(tiny(loss, checkpoint_activations=checkpoint))
+        trainer.step(pictures(4).float(), 0, 0.5, random())
+        count = []
+        with hooks(lambda t, count=count: count.append(0) or t, lambda t: t):
+            trainer.nets.generator(torch.rand(2, 4, 8, 8), torch.rand(2, 8))
+        kept.append(
+            (len(count), [p for net in trainer.nets.as_dict().values() for p in net.parameters()])
+        )
+    (all_of_them, first), (inputs, second) = kept
+    assert inputs < all_of_them / 2
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
