@@ -46,7 +46,7 @@ def start(out: Path, kimg: float, restarts: int) -> subprocess.Popen[str]:
 
 
 def ranks(agent: int) -> list[int]:
-    """The processes that torchrun has started, in their order; those that read pictures are none."""
+    """The processes that torchrun has started, in their order, not those that read pictures."""
     path = Path(f"/proc/{agent}/task/{agent}/children")
     children = path.read_text().split() if path.exists() else []
     return [int(pid) for pid in children if b"rwm_fast.train" in command(int(pid))]
@@ -112,8 +112,9 @@ def main() -> int:
     text = "\n".join([*lines, f"| failures | {len(failures)} |", *(f"\n{f}" for f in failures)])
     print(f"{text}\n{time.monotonic() - begun:.0f} s")
     if arguments.write:
+        words = " ".join(["python", *sys.argv])
         page = (
-            f"# The storm of several processes, as it ended last\n\n`{' '.join(['python', *sys.argv])}`"
+            f"# The storm of several processes, as it ended last\n\n`{words}`"
             f", torch {torch.__version__}, Python {sys.version.split()[0]}.\n\n{text}\n"
         )
         write_whole(Path(__file__).with_suffix(".md"), lambda p: p.write_text(page))
