@@ -12,14 +12,15 @@ import contextlib
 import datetime
 import io
 import os
+import re
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from rwm_fast.errors import UserError
 from rwm_fast.training.fits import Stateful
@@ -209,6 +210,8 @@ _joined: Processes | None = None
 
 
 def _join() -> Processes:
+    from torch.distributed.rendezvous import rendezvous  # not in every build of torch
+
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     missing = [name for name in names if name not in os.environ]
     if missing:
@@ -221,10 +224,33 @@ def _join() -> Processes:
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, count = next(rendezvous("env://", timeout=WAIT))
-    dist.init_process_group(
-        backend, store=PrefixStore("run", store), rank=rank, world_size=count, timeout=WAIT
-    )
+    with talk():
+        store = dist.PrefixStore(_meeting(store, rank, count), store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=WAIT)
     return Processes(rank, count, local, store)
+
+
+def _meeting(store: Any, rank: int, count: int) -> str:
+    """A name that the processes of this start have in common, and none of another one.
+
+    The store outlives a restart, with all that was written into it, and neither the number of
+    restarts nor the port is sure to be another one, or the same on all machines. So the first
+    process names the place, and the others go there until it has greeted them.
+    """
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("meeting", own)
+        for other in range(1, count):
+            store.set(f"{own}/go/{other}", store.get(f"{own}/here/{other}"))
+        return own
+    while True:
+        place = store.get("meeting").decode()
+        store.set(f"{place}/here/{rank}", own)
+        with contextlib.suppress(RuntimeError):  # nobody there: it is of an earlier start
+            store.wait([f"{place}/go/{rank}"], datetime.timedelta(seconds=1))
+            if store.get(f"{place}/go/{rank}").decode() == own:
+                return str(place)
+        time.sleep(0.05)
 
 
 def _last_words(job: Processes) -> None:
@@ -241,5 +267,5 @@ def talk() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        first = str(error).splitlines()[0]
+        first = re.sub(r"^\[[^]]*\] |\. This is typically.*", "", str(error).splitlines()[0])
         raise LostProcessError(f"another process of the job is gone ({first})") from None
