@@ -180,7 +180,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tiny, tmp_path, monkeypat
 
     def breaks(terms):
         calls.append(0)
-        return total(terms) * (float("nan") if len(calls) > 12 else 1)
+        return total(terms) * (float("nan") if len(calls) > 11 else 1)
 
     monkeypatch.setattr("rwm_fast.training.trainer.total", breaks)
     with pytest.raises(NotFiniteError, match="steps in a row"):
