@@ -222,7 +222,9 @@ class DataConfig:
 class TrainConfig:
     """Steps, optimisers and the clock: images seen, 1 kimg = 1000 images."""
 
-    batch: int = 16  # base: images per iteration, even (styles swap in pairs)
+    batch: int = 16  # base: images per iteration of all processes, even (styles swap in pairs)
+    accumulate: int = 1  # ours: slices of a batch, in memory one after the other
+    checkpoint_activations: bool = False  # ours: blocks keep their inputs only
     kimg: float = 25_000.0  # base: length of a run
     seconds: float = 0.0  # ours: time budget, ends the run and drives its schedules; 0 = none
     quick_seconds: float = 0.0  # ours: time budget under --quick, 0 = the preset has no quick form
@@ -255,6 +257,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         even = lambda n: n >= 2 and n % 2 == 0
         _check(self, ("batch",), even, "be even (styles swap in pairs)")
+        divides = lambda n: n >= 1 and self.batch % (2 * n) == 0
+        _check(self, ("accumulate",), divides, f"divide the {self.batch // 2} pairs of a batch")
         names = [f.name for f in dataclasses.fields(self)]
         shares = tuple(name for name in names if name.endswith("_fraction"))
         _check(self, (*shares, "decay_floor"), _share, "be in [0, 1]")

@@ -8,6 +8,8 @@ Running the same command again goes on where it stopped, whatever ended it; Ctrl
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +31,13 @@ from rwm_fast.training.ending import (
 )
 from rwm_fast.training.guard import BrokenRunError
 from rwm_fast.training.plan import plan
+from rwm_fast.training.processes import (
+    ALONE,
+    LostProcessError,
+    OtherFailedError,
+    Processes,
+    joined,
+)
 from rwm_fast.training.run import train
 
 # Short names of settings; every other one has the long form --section.field.
@@ -93,30 +102,50 @@ def default_out(arguments: Arguments) -> str:
 def main(argv: list[str] | None = None) -> int:
     hold_standard_files()
     try:
-        with stops_interrupt():
-            return run(parse(sys.argv[1:] if argv is None else argv))
-    except BrokenRunError as error:
-        complain(f"error: {error}")
-        return 1
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"{name}{error.strerror or error}") from None
-    except KeyboardInterrupt:
-        complain("stopped at once; the same command goes on from what was saved last")
-        return STOPPED
+        with joined() as job:
+            return command(sys.argv[1:] if argv is None else argv, job)
     finally:
         let_go_of_closed_streams()
 
 
-def run(arguments: Arguments) -> int:
+@reports_user_errors
+def command(argv: list[str], job: Processes) -> int:
+    """Exit status of one process of a job. What several meet is said by one of them."""
+    try:
+        with stops_interrupt():
+            with (
+                job.together(),
+                contextlib.redirect_stdout(sys.stdout if job.first else io.StringIO()),
+            ):
+                arguments = parse(argv)
+            return run(arguments, job)
+    except BrokenRunError as error:
+        complain(f"error: {error}")
+        return 1
+    except (OtherFailedError, LostProcessError) as error:
+        if job.speaks_of(error):
+            raise
+        sys.exit(2)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{name}{error.strerror or error}") from None
+    except KeyboardInterrupt:
+        if job.speaks:
+            complain("stopped at once; the same command goes on from what was saved last")
+        return STOPPED
+
+
+def run(arguments: Arguments, job: Processes = ALONE) -> int:
     """Exit status of what the command line asks for."""
     config = arguments.config
     if arguments.dry_run:
-        _, dtype = prepare(config.train.device, config.train.precision)
-        say(f"{config.to_json()}\n{plan(config, dtype)}")
+        _, dtype = prepare(job.device(config.train.device), config.train.precision)
+        if job.first:
+            say(f"{config.to_json()}\n{plan(config, dtype)}")
         return 0
     out = arguments.out or default_out(arguments)
-    return 0 if train(config, out, quick=arguments.quick, init=arguments.init) else STOPPED
+    report = train(config, out, quick=arguments.quick, init=arguments.init)
+    return STOPPED if report is None else 0
 
 
 if __name__ == "__main__":

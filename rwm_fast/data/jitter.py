@@ -5,12 +5,18 @@ each picture under a random linear map of its colours, while style and target st
 the content code are of no use.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 def color_jitter(
-    images: Tensor, strength: float, keep: float = 0.2, generator: torch.Generator | None = None
+    images: Tensor,
+    strength: float,
+    keep: float = 0.2,
+    generator: torch.Generator | None = None,
+    among: tuple[int, Sequence[int]] | None = None,
 ) -> Tensor:
     """Each picture under a random 3 x 3 colour matrix and offset; geometry is untouched.
 
@@ -19,18 +25,20 @@ def color_jitter(
 
     `images`: [N, 3, H, W] in [-1, 1], any floating dtype. Returns the same shape, dtype and memory
     format. `generator` may live on another device than the images; strength 0 returns `images`.
+    `among` = (size, rows): the images are these rows of a batch, and get the draws that they would
+    get with all of it.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"color_jitter: images must be [N, 3, H, W], got {list(images.shape)}")
     if strength == 0:
         return images
     source = generator.device if generator is not None else "cpu"
-    n = len(images)
+    n, rows = (len(images), slice(None)) if among is None else (among[0], list(among[1]))
     normal = torch.randn(n, 3, 4, generator=generator, device=source) * strength
     mixed = (torch.rand(n, 1, 1, generator=generator, device=source) >= keep).float()
     matrix = torch.eye(3, device=source) + 0.45 * normal[..., :3] * mixed  # [N, 3, 3]
     offset = 0.25 * normal[..., 3] * mixed[..., 0]  # [N, 3]
-    matrix, offset = (t.to(images.device, images.dtype) for t in (matrix, offset))
+    matrix, offset = (t[rows].to(images.device, images.dtype) for t in (matrix, offset))
     result = torch.einsum("nij,njhw->nihw", matrix, images) + offset[..., None, None]
     layout = (
         torch.channels_last

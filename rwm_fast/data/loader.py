@@ -65,17 +65,20 @@ def make_loader(
     batch_size: int,
     *,
     start: int = 0,
+    rows: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> Loader:
     """Endless batches from image number `start` of the stream on.
 
     A batch is a pure function of (seed of the set, start + images since): resuming with `start` =
-    images seen continues the very stream. Pictures in memory are prepared by `pictures.workers`
+    images seen continues the very stream. With `rows` only these of every batch are prepared, for a
+    process that has so many of it. Pictures in memory are prepared by `pictures.workers`
     threads, others by so many processes; one thread does it when that is 0.
     """
     if batch_size < 1:
         raise ValueError(f"make_loader: batch_size must be positive, got {batch_size}")
-    plan = (list(range(n, n + batch_size)) for n in itertools.count(start, batch_size))
+    own = range(batch_size) if rows is None else rows
+    plan = ([n + row for row in own] for n in itertools.count(start, batch_size))
     return Loader(pictures, plan, torch.device(device))
 
 

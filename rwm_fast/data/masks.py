@@ -7,7 +7,7 @@ anywhere on the grid of the content code.
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ def sample_masks(
     *,
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Tensor:
     """Random binary masks, float32 [batch, 1, H, W]; 1 = the region to repaint.
 
@@ -37,7 +38,8 @@ def sample_masks(
 
     Arguments: `size` = (H, W), both at least 1; `generator` is the only source of randomness, and
     the draws do not depend on H, W or `device`, so a CPU generator gives the same shapes
-    everywhere. Without `device`, masks lie on the generator's device.
+    everywhere. Without `device`, masks lie on the generator's device. With `rows` only these masks
+    of the batch are made, as they would be with all of it.
     """
     config = config or MaskConfig()
     height, width = size
@@ -48,15 +50,16 @@ def sample_masks(
     frequency = torch.tensor([getattr(config, kind) for kind in KINDS], dtype=torch.float64)
     columns = 4 + config.max_shapes * (2 * _STROKE_POINTS + 4) + 4 * _BLOB_WAVES
     u = torch.rand(batch, columns, generator=generator, device=source).cpu()  # [N, columns]
+    u = u if rows is None else u[list(rows)]
     kind = torch.bucketize(u[:, 0].double() * frequency.sum(), frequency.cumsum(0)[:-1], right=True)
     y = ((torch.arange(height, device=device) + 0.5) / height).view(1, -1, 1)  # [1, H, 1]
     x = ((torch.arange(width, device=device) + 0.5) / width).view(1, 1, -1)  # [1, 1, W]
-    field = torch.empty(batch, height, width, device=device)
+    field = torch.empty(len(u), height, width, device=device)
     for k, draw in enumerate((_rectangles, _ellipses, _strokes, _half_planes, _blobs)):
-        rows = (kind == k).nonzero()[:, 0]  # on the CPU: no device waits for it
-        if len(rows):
-            values = draw(u[rows, 4:].to(device), x, y, _shares(u[rows, 1], config, device))
-            field[rows.to(device)] = values
+        those = (kind == k).nonzero()[:, 0]  # on the CPU: no device waits for it
+        if len(those):
+            values = draw(u[those, 4:].to(device), x, y, _shares(u[those, 1], config, device))
+            field[those.to(device)] = values
     low, high = config.area
     mask = _level_set(field, (low + (high - low) * u[:, 2]).to(device), low, high)
     invert = (u[:, 3] < config.invert).to(device).view(-1, 1, 1)

@@ -18,11 +18,12 @@ _WARNINGS = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 class StopSignal:
     """Within the block Ctrl-C, a polite kill, a closed terminal or a cluster's warning asks for a
-    stop after the present step; a second Ctrl-C stops at once. What the process was started to
-    ignore, as by nohup, stays ignored, and only the main thread has signals."""
+    stop after the present step; a second Ctrl-C stops at once, except from who is `patient`: under
+    torchrun one Ctrl-C comes twice, from the terminal and from there. What the process was started
+    to ignore, as by nohup, stays ignored, and only the main thread has signals."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, patient: bool = False) -> None:
+        self.asked, self.patient = False, patient
         self._before: dict[int, Any] = {}  # handlers, in the forms that the signal module has
 
     def __enter__(self) -> StopSignal:
@@ -30,7 +31,7 @@ class StopSignal:
         return self
 
     def _ask(self, number: int, frame: object) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.asked and number == signal.SIGINT and not self.patient:
             raise KeyboardInterrupt
         self.asked = True
 

@@ -20,6 +20,7 @@ from rwm_fast.training.clock import Clock
 from rwm_fast.training.ending import StopSignal
 from rwm_fast.training.fits import Stateful
 from rwm_fast.training.guard import BrokenRunError, DivergedError, Guard, NotFiniteError
+from rwm_fast.training.processes import ALONE, Processes
 from rwm_fast.training.progress import Progress
 from rwm_fast.training.stats import JsonLines, Stats
 
@@ -54,7 +55,10 @@ class Snapshots(Protocol):
 
 class Loop:
     """Runs a task until the clock says done, the user stops it, or something breaks. `ready` is
-    called before anything is written: the run folder may have been taken away."""
+    called before anything is written: the run folder may have been taken away.
+
+    Of several processes the first one has the clock, writes and judges; what one process cannot do,
+    or is asked to stop, ends the step of none, and then the loop of all."""
 
     def __init__(
         self,
@@ -66,10 +70,13 @@ class Loop:
         log: JsonLines,
         progress: Progress,
         ready: Callable[[], None] = lambda: None,
+        job: Processes = ALONE,
     ):
+        self.job = job
         self.task, self.snapshots, self.config, self.clock = task, snapshots, config.train, clock
         self.checkpoints, self.log, self.progress, self.ready = checkpoints, log, progress, ready
         self.settings = config.to_json(indent=None)
+        self.progressed = 0.0  # share of the run before the present step, as all processes have it
         self.stats = Stats()
         self.guard = Guard(self.config.divergence, self.config.skipped_in_a_row)
         self.nimg = 0  # images seen: the clock of everything
@@ -79,7 +86,7 @@ class Loop:
         self.best: tuple[str, float] | None = None  # name and value; more is better
 
     def resume(self) -> bool:
-        """Go on from the newest good checkpoint; False if there is none."""
+        """Go on from the newest good checkpoint; False if there is none. For the first process."""
         nimg = self.checkpoints.load_latest({**self.task.state(), "clock": self.clock})
         if nimg is None:
             self.log.start()
@@ -89,6 +96,12 @@ class Loop:
         self.log.keep_until(nimg)
         return True
 
+    def start_as_first(self) -> None:
+        """Be where the first process is."""
+        self.nimg = self.job.as_first(self._state(), self.nimg)
+        if not self.job.first:
+            self.saved_at = self.nimg or -1
+
     def run(self, batches: Iterator[dict[str, Tensor]]) -> bool:
         """Train; True when the run is done, False when it was stopped. Both ways it is saved.
 
@@ -97,31 +110,32 @@ class Loop:
         user can mend (also a disk), BrokenRunError for numbers that nothing can go on from; any
         other error comes out as it is.
         """
-        if self.clock.done(self.nimg) and self.saved:
+        if self.clock.done(self.nimg) and self.saved_at >= 0:
             return True
-        with StopSignal() as stop, self.progress:
+        with StopSignal(patient=self.job.count > 1) as stop, self.progress:
             try:
-                try:
-                    self._train(batches, stop)
-                except WorkerError:
-                    if not stop.asked:  # else the stop met the workers too
-                        raise
-                self.save()
+                self._train(batches, stop)
+                if self.job.first:
+                    self.save()
             except Exception as error:
-                raise self._told(error) from error
-        return self.clock.done(self.nimg)
+                raise self._told(self.job.fail() or error) from error
+        return self.progressed >= 1
 
     def _train(self, batches: Iterator[dict[str, Tensor]], stop: StopSignal) -> None:
         config, working, loading, since = self.config, 0.0, 0.0, self.nimg
         ticked, owed = self.clock.seconds, False
         sampled = -config.sample_seconds / 4  # the first grid comes early: people wait for it
-        while not (self.clock.done(self.nimg) or stop.asked or self.progress.gone):
+        while True:
             begun = time.monotonic()
-            image = next(batches)["image"]
+            image = self._next(batches, stop)
             self.clock.start()
+            if self._ends(image is None or stop.asked or self.progress.gone) or image is None:
+                return
             loading += time.monotonic() - begun
             before = self.nimg
             self.step(image)
+            if not self.job.first:
+                continue
             working += time.monotonic() - begun
             rate = (self.nimg - since) / max(working, 1e-9)
             self.progress.show(self.nimg, self.clock, rate)
@@ -139,15 +153,31 @@ class Loop:
                 self.save()
                 owed = False
 
+    def _next(self, batches: Iterator[dict[str, Tensor]], stop: StopSignal) -> Tensor | None:
+        """The next pictures; None when a stop met the processes that read them too."""
+        try:
+            return next(batches)["image"]
+        except WorkerError:
+            if stop.asked:
+                return None
+            raise
+
+    def _ends(self, here: bool) -> bool:
+        """Whether all processes end before the next step: at the end, or as one wants to."""
+        progress = self.clock.progress(self.nimg)
+        self.progressed, ends = self.job.agree(progress, here or progress >= 1)
+        return ends
+
     def step(self, image: Tensor) -> None:
         random = step_generator(self.config.seed, self.nimg)
-        progress = self.clock.progress(self.nimg)
-        terms = self.task.step(image, self.nimg, progress, random)
-        self.nimg += len(image)
-        self.stats.add(terms)
-        self.guard.add(terms, self.task.skipped)
-        if self.guard.due:
-            self.guard.look()
+        with self.job.step():
+            terms = self.task.step(image, self.nimg, self.progressed, random)
+        self.nimg += len(image) * self.job.count
+        if self.job.first:
+            self.stats.add(terms)
+            self.guard.add(terms, self.task.skipped)
+            if self.guard.due:
+                self.guard.look()
 
     def tick(self, rate: float = 0.0, loading: float = 0.0) -> None:
         """Means since the last tick, to the log and the status line; `loading` = share of the time
@@ -219,6 +249,8 @@ class Loop:
             skipped = isinstance(error, NotFiniteError)  # and so the weights are as before
             kept = self._rescue() if skipped else self._kept()
             return type(error)(f"{stopped}{error}; {kept}; {ADVICE}")
+        if not self.job.first:
+            return error
         kept = self._rescue()
         if isinstance(error, UserError):
             return UserError(f"{stopped}{error}; {kept}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from rwm_fast.config import Config
 from rwm_fast.data.loader import TrainingSet, make_loader, open_training_set
 from rwm_fast.device import prepare, search_algorithms
+from rwm_fast.errors import UserError
 from rwm_fast.training.clock import Clock
 from rwm_fast.training.ending import say
 from rwm_fast.training.identity import compare_pictures, identity, placed, read_identity
@@ -17,6 +20,7 @@ from rwm_fast.training.init import start_from
 from rwm_fast.training.loop import Loop
 from rwm_fast.training.pairs import held_out_pairs
 from rwm_fast.training.pictures import save_curves
+from rwm_fast.training.processes import Processes, joined
 from rwm_fast.training.progress import Progress
 from rwm_fast.training.report import (
     SAMPLE_PAIRS,
@@ -48,33 +52,67 @@ def train(
     Raises UserError for what the user can mend: input that cannot be used, a full disk, a process
     that reads pictures and died; BrokenRunError when training came to numbers that are not finite
     or out of all bounds. What had been learned before is saved (`Loop.run`).
+
+    Of several processes, as torchrun starts them, the first one has the run folder and reports; the
+    others return an empty report as soon as training is done.
     """
-    config, folder = placed(config), RunFolder(out)
-    progress = Progress(terms=[n for rules in table(config.loss).values() for n in rules])
-    device, dtype = prepare(config.train.device, config.train.precision, config.train.threads)
-    search_algorithms(device)
+    with joined() as job:
+        return _train(placed(config), RunFolder(out), quick, init, job)
+
+
+def _train(
+    config: Config, folder: RunFolder, quick: bool, init: str | Path, job: Processes
+) -> Report | None:
+    stream = None if job.first else open(os.devnull, "w")  # noqa: SIM115
+    progress = Progress(stream, terms=[n for rules in table(config.loss).values() for n in rules])
     try:
-        changed = folder.check(config)
-        pictures = open_training_set(config, progress.preparing)
-        known, names = read_identity(folder.pictures), identity(pictures)
-        news = compare_pictures(known, names, folder.path) if folder.has_states() else ""
-        folder.begin(config)
-        save_report(folder.pictures, pictures.report() | {"identity": names})
-        progress.say(
-            f"{pictures.describe()}; {', '.join(map(str, machine(device, dtype).values()))}"
-        )
-        loop = make_loop(config, folder, pictures, progress, device, dtype)
-        say_how_it_starts(loop, init, changed, news)
-        if not run_loop(loop, pictures, config, device):
+        with job.together():
+            check_batch(config, job)
+            device, dtype = prepare(
+                job.device(config.train.device), config.train.precision, config.train.threads
+            )
+            search_algorithms(device)
+            changed = folder.check(config) if job.first else {}
+            pictures = open_training_set(config, progress.preparing)
+            names = identity(pictures)
+            if job.first:
+                known = read_identity(folder.pictures)
+                news = compare_pictures(known, names, folder.path) if folder.has_states() else ""
+                folder.begin(config)
+                save_report(folder.pictures, pictures.report() | {"identity": names})
+            where = ", ".join(map(str, machine(device, dtype).values()))
+            several = f"; {job.count} processes" * (job.count > 1)
+            progress.say(f"{pictures.describe()}; {where}{several}")
+            loop = make_loop(config, folder, pictures, progress, device, dtype, job)
+            if job.first:
+                say_how_it_starts(loop, init, changed, news)
+        same = repr((names, pictures.report().get("unreadable")))
+        job.check_same(hashlib.blake2b(same.encode()).hexdigest(), "pictures")
+        loop.start_as_first()
+        if not run_loop(loop, pictures, config, device, job):
             progress.say(
                 f"stopped after {loop.nimg / 1000:.3f} kimg and saved in {folder.path}; "
                 f"the same command goes on"
             )
             return None
+        if not job.first:
+            return {}
         save_report(folder.pictures, pictures.report() | {"identity": names})
         return finish(loop, config, folder, pictures, quick, machine(device, dtype))
     finally:
         folder.lock.release()
+
+
+def check_batch(config: Config, job: Processes) -> None:
+    """UserError unless every slice of every process's part of a batch is whole pairs."""
+    accumulate, batch = config.train.accumulate, config.train.batch
+    least = 2 * job.count * accumulate
+    if batch % least:
+        slices = f", {accumulate} slices (--train.accumulate) each" * (accumulate > 1)
+        raise UserError(
+            f"--batch: expected a multiple of {least}, pairs of pictures for each of {job.count} "
+            f"processes{slices}, got {batch}: it is that of all processes together"
+        )
 
 
 def make_loop(
@@ -84,9 +122,10 @@ def make_loop(
     progress: Progress,
     device: torch.device,
     dtype: torch.dtype,
+    job: Processes,
 ) -> Loop:
     """Networks, optimisers, and all that the loop calls now and then."""
-    trainer = Trainer(config, device, dtype)
+    trainer = Trainer(config, device, dtype, job)
     tune = held_out_pairs(config, "tune", SAMPLE_PAIRS, pictures)
 
     def ready() -> None:
@@ -103,6 +142,7 @@ def make_loop(
         folder.log,
         progress,
         ready,
+        job,
     )
 
 
@@ -127,11 +167,18 @@ def say_how_it_starts(loop: Loop, init: str | Path, changed: dict[str, Any], new
         loop.log.append({"nimg": 0, "seconds": 0.0, "init": line})
 
 
-def run_loop(loop: Loop, pictures: TrainingSet, config: Config, device: torch.device) -> bool:
-    """Whether the run came to its end."""
-    batches = make_loader(pictures, config.train.batch, start=loop.nimg, device=device)
+def run_loop(
+    loop: Loop, pictures: TrainingSet, config: Config, device: torch.device, job: Processes
+) -> bool:
+    """Whether the run came to its end. From then on the first process is alone."""
+    batch = config.train.batch
+    with job.together():
+        rows = job.share.rows(batch)
+        batches = make_loader(pictures, batch, start=loop.nimg, rows=rows, device=device)
     try:
-        return loop.run(batches)
+        done = loop.run(batches)
+        job.leave()
+        return done
     finally:
         batches.close()
 

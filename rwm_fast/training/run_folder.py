@@ -20,6 +20,8 @@ FREE = {
     "train": {
         "kimg",
         "seconds",
+        "accumulate",
+        "checkpoint_activations",
         "device",
         "threads",
         "log_kimg",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -13,9 +13,13 @@ from rwm_fast.models.network import Network, placed
 from rwm_fast.ops import _torch_private
 from rwm_fast.training.ema import Ema
 from rwm_fast.training.fits import Stateful
+from rwm_fast.training.gradients import Gradients
 from rwm_fast.training.guard import Undo, step_if_finite
-from rwm_fast.training.schedule import Counts, Schedule
-from rwm_fast.training.step import Autoencoder, Method, Networks, Terms, frozen, total
+from rwm_fast.training.processes import ALONE, Processes
+from rwm_fast.training.recomputing import recompute_blocks
+from rwm_fast.training.schedule import Counts, Due, Schedule
+from rwm_fast.training.share import Share
+from rwm_fast.training.step import Autoencoder, Method, Networks, Painted, Terms, frozen, total
 
 
 def build_networks(config: Config) -> Networks:
@@ -36,11 +40,41 @@ def absent_is_zero(module: nn.Module) -> None:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
 
 
-class Trainer:
-    """What the loop drives: `step` learns from a batch, `state` names all that a run must keep."""
+class Slice:
+    """What is worked on at once: the pictures of one share of a batch, and their random numbers."""
 
-    def __init__(self, config: Config, device: torch.device, dtype: torch.dtype):
-        self.config, self.device, train = config, device, config.train
+    def __init__(self, image: Tensor, share: Share, random: torch.Generator):
+        self.image, self.share, self.random = image, share, random
+
+    @classmethod
+    def of(cls, image: Tensor, share: Share, random: torch.Generator, count: int) -> list[Slice]:
+        """A share of a batch in so many slices; each draws what the whole would."""
+        if count == 1:
+            return [cls(image, share, random)]
+        rows = [list(Share(k, count).rows(len(image))) for k in range(count)]
+        return [
+            cls(image[own], part, clone(random))
+            for own, part in zip(rows, share.split(count), strict=True)
+        ]
+
+
+def clone(random: torch.Generator) -> torch.Generator:
+    """Draws what `random` will draw."""
+    return torch.Generator(random.device).set_state(random.get_state())
+
+
+class Trainer:
+    """What the loop drives: `step` learns from a batch, `state` names all that a run must keep.
+
+    Of several processes each has such a trainer, gives it its share of the batch, and all make the
+    same update, of gradients summed over the processes. `train.accumulate` slices of a share come
+    one after the other.
+    """
+
+    def __init__(
+        self, config: Config, device: torch.device, dtype: torch.dtype, job: Processes = ALONE
+    ):
+        self.config, self.device, self.job, train = config, device, job, config.train
         self.nets = build_networks(config)
         for module in self.nets.as_dict().values():
             placed(module, device).to_compute(None if dtype == torch.float32 else dtype)
@@ -55,12 +89,18 @@ class Trainer:
             "patches": self.nets.patches,
         }
         self.ema = Ema(self.autoencoder, train.ema_half_life_kimg, train.ema_rampup)
+        if train.checkpoint_activations:  # after the averages: those learn nothing
+            recompute_blocks(self.nets.as_dict().values())
         self.generator_optimizer = adam(self.autoencoder, train.learning_rate, train.betas)
         rate, betas = train.discriminator_learning_rate, train.discriminator_betas
         if train.lazy_r1_correction:  # an R1 step is one more update every r1_interval updates
             share = config.loss.r1_interval / (config.loss.r1_interval + 1)
             rate, betas = rate * share, (betas[0] ** share, betas[1] ** share)
         self.discriminator_optimizer = adam(self.discriminators, rate, betas)
+        self.gradients: dict[torch.optim.Optimizer, Gradients] = {
+            self.generator_optimizer: Gradients(job, self.autoencoder.values()),
+            self.discriminator_optimizer: Gradients(job, self.discriminators.values()),
+        }
         # before any schedule
         self.rates = {"generator": train.learning_rate, "discriminator": rate}
         self.counts = Counts()
@@ -72,41 +112,86 @@ class Trainer:
     def step(
         self, image: Tensor, nimg: int, progress: float, random: torch.Generator
     ) -> dict[str, Tensor]:
-        """Learn from one batch; `nimg` = images seen before it. Returns the terms, unweighted."""
-        due, method, terms = self.schedule.due(nimg, progress, self.counts), self.method, {}
+        """Learn from one batch; `nimg` = images seen before it. `image`: this process's share.
+        Returns the terms, unweighted, of the whole batch."""
+        due, method = self.schedule.due(nimg, progress, self.counts), self.method
+        batch = len(image) * self.job.count
+        terms: dict[str, Tensor] = {}
+        slices = Slice.of(image, self.job.share, random, self.config.train.accumulate)
         self._set_rates(progress, 1.0 if due.first_part else self.config.train.second_part_gain)
         self.skipped = torch.zeros_like(self.skipped)
-        painted = method.paint(image, random, due)
+        paint = self._painter(due, slices)
         if due.discriminators is not None:
-            terms = method.discriminator_terms(painted, random, due.discriminators)
             if due.r1 or due.autoencoder is not None:  # more is to come, and may fail
                 self._undo.remember()
                 self._changed = "can be undone"
-            self._update(self.discriminator_optimizer, terms)
-            penalty = method.r1_terms(image, random, due.r1)
-            self._update(self.discriminator_optimizer, penalty)
-            terms |= penalty
+            judged = lambda s: method.discriminator_terms(paint(s), s.random, due.discriminators)
+            terms |= self._update(self.discriminator_optimizer, slices, judged)
+            penalty = lambda s: method.r1_terms(s.image, s.random, due.r1, s.share)
+            terms |= self._update(self.discriminator_optimizer, slices, penalty)
         if due.autoencoder is not None:
+            learned = lambda s: method.autoencoder_terms(paint(s), s.random, due.autoencoder)
             with frozen(*self.discriminators.values()):
-                learned = method.autoencoder_terms(painted, random, due.autoencoder)
-                self._update(self.generator_optimizer, learned)
-            terms |= learned
+                terms |= self._update(self.generator_optimizer, slices, learned)
+        terms = self.job.sum(terms)
         self.counts.advance(due)
-        self.ema.update(len(image), nimg + len(image))
-        self._changed, self._nimg = "", nimg + len(image)
-        return {name: term.value.detach() for name, term in terms.items()}
+        self.ema.update(batch, nimg + batch)
+        self._changed, self._nimg = "", nimg + batch
+        return terms
 
-    def _update(self, optimizer: torch.optim.Optimizer, terms: Terms) -> None:
-        if not terms:
-            return
-        optimizer.zero_grad(set_to_none=True)
-        total(terms).backward()
+    def _painter(self, due: Due, slices: list[Slice]) -> Callable[[Slice], Painted]:
+        """What the generator makes of a slice: once for both sides. Where slices come one after the
+        other so that memory holds one, each side has it painted anew, from the same random numbers;
+        only the autoencoder needs the graph."""
+        keep = len(slices) == 1
+        twice = due.discriminators is not None and due.autoencoder is not None and not keep
+        known: dict[Slice, Painted] = {}
+        starts: dict[Slice, torch.Generator] = {}
+
+        def paint(part: Slice) -> Painted:
+            if part in known:
+                return known[part]
+            again = part in starts
+            random = starts[part] if again else part.random
+            if twice and not again:
+                starts[part] = clone(part.random)
+            with torch.set_grad_enabled(again or not twice):
+                painted = self.method.paint(part.image, random, due, part.share)
+            if keep:
+                known[part] = painted
+            return painted
+
+        return paint
+
+    def _update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        slices: list[Slice],
+        terms_of: Callable[[Slice], Terms],
+    ) -> dict[str, Tensor]:
+        """One step of an optimizer; returns the terms' values, summed over the slices."""
+        gradients = self.gradients[optimizer]
+        values: dict[str, Tensor] = {}
+        for part in slices:
+            terms = terms_of(part)
+            if not terms:
+                return {}
+            if part is slices[0]:
+                optimizer.zero_grad(set_to_none=True)
+            if part is slices[-1]:
+                gradients.expect()
+            total(terms).backward()
+            for name, term in terms.items():
+                value = term.value.detach()
+                values[name] = values[name] + value if name in values else value
         if optimizer is self.discriminator_optimizer:
             for module in self.discriminators.values():
                 absent_is_zero(module)
+        gradients.finish()
         if optimizer is self.generator_optimizer or not self._changed:
             self._changed = "for good"
         self.skipped = torch.maximum(self.skipped, step_if_finite(optimizer))
+        return values
 
     def undo(self, nimg: int) -> int | None:
         """After an error: be as at the end of the last finished step, and say how many images had

@@ -61,7 +61,7 @@ def test_without_the_papers_losses_the_autoencoder_learns_as_in_a_swapping_autoe
     # The base objective, written out.
     draws = random(1)
     content, style = nets.encoder(image)
-    noise = nets.generator.make_noise(torch.cat((content[:2], content)), draws)
+    noise = method.noise(torch.cat((content[:2], content)), draws, 6, range(6))
     reconstructed = nets.generator(content[:2], style[:2], noise=[maps[:2] for maps in noise])
     swapped = nets.generator(content[[1, 0, 3, 2]], style, noise=[maps[2:] for maps in noise])
     draws = random(2)
@@ -220,7 +220,7 @@ def test_an_adversarial_term_on_hybrids_is_optional(tiny, make_trainer, image, r
 def test_content_jitter_reaches_the_content_branch_alone(
     tiny, make_trainer, image, random, monkeypatch
 ):
-    black = lambda images, strength, keep, generator: torch.full_like(images, -1.0)
+    black = lambda images, *_, **__: torch.full_like(images, -1.0)
     monkeypatch.setattr(step_module, "color_jitter", black)
     trainer = make_trainer(tiny(dict(content_jitter=1.0)))
     content, style = trainer.method.encode(image, random())
