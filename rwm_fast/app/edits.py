@@ -105,13 +105,6 @@ def refused(make: Callable[[], Any]) -> Any:
         raise UserError(str(error)) from None
 
 
-<<<<<<< HEAD
-def paint(editor: RegionEditor, edit: Edit, painting: Painting, **own: Any) -> Image.Image:
-    """The edited picture; `own` are keywords of `RegionEditor.edit` that go before the options."""
-    styles, parts = list(edit.looks.styles), list(edit.looks.parts)
-    options = {"style_masks": parts, "strength": painting.strength, **painting.options(), **own}
-    image: Image.Image = refused(lambda: editor.edit(edit.image, styles, edit.masks, **options))
-=======
 def deepened(edit: Edit, picture: Picture, out: Path) -> Edit:
     """The same with all bits of the picture, where it has 16 and the file `out` will keep them."""
     if not keeps_depth(out, picture.pixels):
@@ -121,14 +114,14 @@ def deepened(edit: Edit, picture: Picture, out: Path) -> Edit:
 
 
 def paint(
-    editor: RegionEditor, edit: Edit, painting: Painting
+    editor: RegionEditor, edit: Edit, painting: Painting, **own: Any
 ) -> Image.Image | NDArray[np.float32]:
-    """The edited picture; of a deep one an array like `Edit.deep`."""
+    """The edited picture, of a deep one an array like `Edit.deep`; `own` are keywords of
+    `RegionEditor.edit` that go before the options."""
     styles, parts = list(edit.looks.styles), list(edit.looks.parts)
-    options = {"style_masks": parts, "strength": painting.strength, **painting.options()}
+    options = {"style_masks": parts, "strength": painting.strength, **painting.options(), **own}
     given = edit.image if edit.deep is None else edit.deep
     image: Image.Image = refused(lambda: editor.edit(given, styles, edit.masks, **options))
->>>>>>> wt-latency
     return image
 
 
