@@ -79,13 +79,16 @@ def test_a_zip_is_opened_anew_in_every_process(good_folder, tmp_path):
 @pytest.mark.parametrize(
     "source, sentence",
     [
-        ("nowhere", "nowhere does not exist; expected a folder of pictures or a zip file"),
+        (
+            "nowhere",
+            "nowhere does not exist; expected a folder of pictures, a zip",
+        ),
         ("empty", "empty holds no pictures; looked for .avif .bmp"),
         (
             "notes.txt",
-            "expected a folder of pictures or a zip file, got .*notes.txt, which is neither",
+            "expected a folder of pictures, a zip file or tar shards, got .*notes.txt, which",
         ),
-        ("torn.zip", "which is neither"),
+        ("torn.zip", "which is none of them"),
         ("a.zip/nothing", "a.zip/nothing holds no pictures"),
     ],
 )
