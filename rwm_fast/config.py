@@ -207,9 +207,7 @@ class DataConfig:
     cache_mb: float = 1000.0  # ours: MB of decoded pictures kept in memory; more stays on disk
     pool: int = 6000  # ours: landscapes drawn once and kept
     workers: int = 2  # ours: loader processes for pictures on disk
-    # ours: parts that shards are dealt into; each takes its turn in a batch, and a process that
-    # makes a part of every batch needs the shards of that part alone
-    shard_groups: int = 1
+    shard_groups: int = 1  # ours: parts of a set of shards, each with its own part of every batch
     max_megapixels: float = 250.0  # ours: a picture's size above which it is not read
     max_member_mb: float = 256.0  # ours: MB of a file in a zip, above which it is not read
 
@@ -255,6 +253,7 @@ class TrainConfig:
     sample_seconds: float = 0.0  # ours: a grid at least this often, 0 = sample_kimg alone
     checkpoint_kimg: float = 500.0  # ours: kimg between checkpoints
     keep_checkpoints: int = 2  # ours: older ones are removed, 0 = keep all
+    tensorboard: bool = False  # ours: the log as TensorBoard events too
 
     def __post_init__(self) -> None:
         even = lambda n: n >= 2 and n % 2 == 0
