@@ -52,5 +52,9 @@ def draws_at(seed: int, position: int, count: int) -> list[float]:
 
 
 def _key(seed: int, number: int) -> int:
-    start = int(hash_bits([seed % 2**64], _KEY, 1)[0, 0])
-    return (start + number) % 2**64
+    return (_start(seed) + number) % 2**64
+
+
+@functools.lru_cache(maxsize=4)
+def _start(seed: int) -> int:
+    return int(hash_bits([seed % 2**64], _KEY, 1)[0, 0])

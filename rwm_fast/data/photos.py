@@ -95,7 +95,8 @@ class PhotoSet:
         needed = sum(3 * math.prod(working_size(size, config)) for size in sizes.values())
         self._kept: dict[Photo, np.ndarray] | None = None
         if needed <= config.cache_mb * 1e6 and groups == 1:
-            self._kept = self._read_all(self.photos, self._working_copy, progress)
+            keep = lambda file: np.array(self._working_copy(file))
+            self._kept = self._read_all(self.photos, keep, progress)
             self.photos = [photo for photo in self.photos if photo in self._kept]
         self._check()
         by_group = _dealt(self.photos, groups)
@@ -169,10 +170,11 @@ class PhotoSet:
         }
 
     def _open(self, photo: Photo) -> Image.Image:
-        kept = self._kept[photo] if self._kept is not None else photo.read(self._working_copy)
-        return Image.fromarray(kept)
+        if self._kept is not None:
+            return Image.fromarray(self._kept[photo])
+        return photo.read(self._working_copy)
 
-    def _working_copy(self, file: BinaryIO) -> np.ndarray:
+    def _working_copy(self, file: BinaryIO) -> Image.Image:
         short_side = self.config.resize * self.config.zoom[1]
         return working_copy(decode(file, short_side, limits=self._limits), self.config)
 
