@@ -1,8 +1,9 @@
 """How fast training pictures are read: `python -m benchmarks.loading` makes photos, lays them down
 as a folder, a zip and tar shards, reads batches of crops from each in this process and in worker
 processes, and prints images per second, CPU time per image, and images per second of one core: the
-rate of a step that such a core can feed. Linux only. `--seconds` is the time of a row, `--json
-FILE` keeps the table.
+rate of a step that such a core can feed. Then short trainings say what share of their steps they
+waited for pictures that are not kept in memory. Linux only. `--seconds` is the time of a row,
+`--json FILE` keeps the tables.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.machine import cpu
-from rwm_fast.config import DataConfig
+from rwm_fast.config import PRESETS, DataConfig
 from rwm_fast.data.loader import Loader, make_loader
 from rwm_fast.data.packing import Packing, pack
 from rwm_fast.data.photos import PhotoSet
 from rwm_fast.data.pool import LandscapePool
 from rwm_fast.examples import FOLDER
+from rwm_fast.train import main as train
+from rwm_fast.training.stats import JsonLines
 
 BATCH = 16
 PHOTOS = {"800 x 600": (800, 600, 96), "4000 x 3000": (4000, 3000, 8)}  # width, height, count
@@ -102,6 +105,26 @@ def rows(sizes: list[int], seconds: float) -> Iterator[dict[str, Any]]:
         )
 
 
+def waiting(preset: str, kimg: float, workers: int) -> dict[str, Any]:
+    """What the log of a training on shards says, without its first line, which has the start."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, size = Path(name), PRESETS[preset].model.image_size
+        make_photos(folder)
+        shards = sources(folder, size)[f"shards, JPG {size}"]
+        options = f"--preset {preset} --kimg {kimg} --data.cache-mb 0 --data.workers {workers}"
+        words = [*options.split(), "--train.log-kimg", str(kimg / 4), "--data", str(shards)]
+        assert train([*words, "--out", str(folder / "run")]) == 0
+        log = JsonLines(folder / "run" / "log.jsonl").read()
+    lines = [line for line in log if "loading_share" in line][1:]
+    mean = lambda key: float(np.mean([line[key] for line in lines]))
+    return {
+        "preset": preset,
+        "workers": workers,
+        "images_per_second": mean("images_per_second"),
+        "share": mean("loading_share"),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -119,8 +142,20 @@ def main() -> None:
             f"{row['images_per_second']:9.0f} {row['cpu_ms']:7.2f} {1000 / row['cpu_ms']:7.0f}",
             flush=True,
         )
+    trained = []
+    for preset, kimg in (("demo", 0.8), ("small-128", 0.128)):
+        for workers in (0, 2):
+            row = waiting(preset, kimg, workers)
+            trained.append(row)
+            print(
+                f"{preset}, {workers} workers: {row['images_per_second']:.1f} images/s, "
+                f"{row['share']:.2%} of the time waiting for pictures",
+                flush=True,
+            )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"cpu": machine, "rows": done}, indent=1) + "\n")
+        arguments.json.write_text(
+            json.dumps({"cpu": machine, "rows": done, "trained": trained}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
