@@ -196,7 +196,8 @@ class MaskConfig:
 class DataConfig:
     """Pictures, and how they become training crops of model.image_size."""
 
-    sources: tuple[str, ...] = ()  # ours: folders or zips, each a domain; empty = landscapes
+    # ours: folders, zips or tar shards, each a domain; empty = landscapes
+    sources: tuple[str, ...] = ()
     resize: int = 256  # base: px, side that a picture is scaled to before the crop
     resize_mode: Literal["short", "square"] = "short"  # base: scenes short side, faces square
     zoom: Pair = (1.0, 1.0)  # ours: range of a random enlargement before the crop
@@ -206,11 +207,12 @@ class DataConfig:
     cache_mb: float = 1000.0  # ours: MB of decoded pictures kept in memory; more stays on disk
     pool: int = 6000  # ours: landscapes drawn once and kept
     workers: int = 2  # ours: loader processes for pictures on disk
+    shard_groups: int = 1  # ours: parts of a set of shards, each with its own part of every batch
     max_megapixels: float = 250.0  # ours: a picture's size above which it is not read
     max_member_mb: float = 256.0  # ours: MB of a file in a zip, above which it is not read
 
     def __post_init__(self) -> None:
-        limits = ("resize", "pool", "max_megapixels", "max_member_mb")
+        limits = ("resize", "pool", "shard_groups", "max_megapixels", "max_member_mb")
         _check(self, limits, lambda n: n > 0, "be positive")
         _check(self, ("workers", "cache_mb"), lambda n: n >= 0, "not be negative")
         _check(self, ("zoom",), lambda z: 1 <= z[0] <= z[1], "satisfy 1 <= low <= high")
@@ -253,6 +255,7 @@ class TrainConfig:
     sample_seconds: float = 0.0  # ours: a grid at least this often, 0 = sample_kimg alone
     checkpoint_kimg: float = 500.0  # ours: kimg between checkpoints
     keep_checkpoints: int = 2  # ours: older ones are removed, 0 = keep all
+    tensorboard: bool = False  # ours: the log as TensorBoard events too
 
     def __post_init__(self) -> None:
         even = lambda n: n >= 2 and n % 2 == 0

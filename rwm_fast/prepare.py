@@ -1,10 +1,10 @@
 """Prepare photos for training: `python -m rwm_fast.prepare PHOTOS --out set.zip`.
 
 Every picture is decoded, turned upright, converted to sRGB, made as small as training needs and
-packed into one zip file. Files that cannot be read, copies of a picture already packed and files
-that are no pictures are left out and listed. An interrupted command, given again, goes on. Train
-with `--data set.zip`, or, when several sources were packed and each is to be a domain, with
-`--data set.zip/one set.zip/two`.
+packed into one zip file, or with --shards into tar shards in a folder. Files that cannot be read,
+copies of a picture already packed and files that are no pictures are left out and listed. An
+interrupted command, given again, goes on. Train with `--data set.zip`, or, when several sources
+were packed and each is to be a domain, with `--data set.zip/one set.zip/two`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ STOPPED = 130  # exit status of a command ended by Ctrl-C, as shells have it
 class Arguments:
     """What the command line says."""
 
-    # folders, zip files, or folders inside zip files, as set.zip/beach
+    # folders, zip files, tar shards, or folders inside them, as set.zip/beach
     photos: Annotated[tuple[Path, ...], tyro.conf.Positional]
     packing: Annotated[Packing, tyro.conf.arg(name="")] = field(default_factory=Packing)
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
-    out: Path | None = None  # zip file to write; without it, photos are only checked
-    report: Path | None = None  # JSON file to write the whole report to; the zip holds it too
+    # zip file to write, with --shards a folder; without it, photos are only checked
+    out: Path | None = None
+    report: Path | None = None  # JSON file to write the whole report to; what is written holds it
 
 
 @reports_user_errors
@@ -67,7 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out is None:
         print("checked only: --out set.zip packs them")
     else:
-        print(f"wrote {arguments.out}, {arguments.out.stat().st_size / 1e6:.1f} MB")
+        shards = sorted(arguments.out.glob("*.tar"))
+        size = sum(path.stat().st_size for path in shards or [arguments.out])
+        what = f"{arguments.out}, {len(shards)} shards" if shards else arguments.out
+        print(f"wrote {what}, {size / 1e6:.1f} MB")
     return 0
 
 

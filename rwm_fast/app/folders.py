@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from rwm_fast.data.files import Folder, Zip, find_pictures, printable
+from rwm_fast.data.files import Folder, Place, find_pictures, printable
 from rwm_fast.data.formats import BadImageError, Limits
 from rwm_fast.errors import UserError
 
@@ -25,7 +25,7 @@ _LONGEST = 120  # characters of a part of a name; file systems take 255 bytes
 class File:
     """A picture in a folder or zip."""
 
-    place: Folder | Zip
+    place: Place
     name: str
 
     def __str__(self) -> str:

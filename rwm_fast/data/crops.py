@@ -25,12 +25,12 @@ def working_size(size: tuple[int, int], config: DataConfig) -> tuple[int, int]:
     return width, height
 
 
-def working_copy(image: Image.Image, config: DataConfig) -> np.ndarray:
-    """The picture at its working size, uint8 [H, W, 3]."""
+def working_copy(image: Image.Image, config: DataConfig) -> Image.Image:
+    """The picture at its working size."""
     size = working_size(image.size, config)
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=_GAP)
-    return np.array(image)
+    if size == image.size:
+        return image
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=_GAP)
 
 
 def crop(

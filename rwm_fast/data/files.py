@@ -1,40 +1,23 @@
-"""Where pictures lie: a folder, searched recursively, or a zip file, or a folder inside a zip."""
+"""Where pictures lie: a folder with all below it, a zip file, tar shards; or a folder inside."""
 
 from __future__ import annotations
 
 import collections
-import io
 import os
 import stat
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO
 
-from rwm_fast.data.formats import (
-    EXTENSIONS,
-    HEAD,
-    LIMITS,
-    NO_PICTURE,
-    BadImageError,
-    Limits,
-    passed_over,
-)
+from rwm_fast.data.formats import EXTENSIONS, HEAD, LIMITS, BadImageError, Limits, passed_over
+from rwm_fast.data.listing import Listing, hidden, listing_of, member_file, reason_of
+from rwm_fast.data.shards import Shards, shards_at
 from rwm_fast.disk import kind_of, open_file
 from rwm_fast.errors import UserError
 from rwm_fast.errors import printable as printable
 
-_LARGE = 32e6  # bytes; of larger members one is in memory at a time
-_one_large = threading.RLock()
 _LINK = 0xA000  # of a zip member's Unix mode
-
-
-class Listing(NamedTuple):
-    """What a place holds: every file is in one of the two."""
-
-    pictures: list[str]  # sorted
-    passed_over: dict[str, str]  # file: why it is no picture
 
 
 class Folder:
@@ -59,14 +42,14 @@ class Folder:
             found += [self._below(here, name) for name in files]
         reasons = {name: self._reason(name) for name in sorted(found)}
         reasons |= {f"{self._below(error.filename)}/": str(error.strerror) for error in closed}
-        return _listing(reasons)
+        return listing_of(reasons)
 
     def _below(self, *path: str) -> str:
         return Path(*path).relative_to(self.path).as_posix()
 
     def _reason(self, name: str) -> str | None:
-        if hidden := _hidden(name):
-            return hidden
+        if why := hidden(name):
+            return why
         try:
             mode = os.stat(self.path / name).st_mode
             if not stat.S_ISREG(mode):
@@ -80,6 +63,14 @@ class Folder:
 
     def open(self, name: str) -> BinaryIO:
         return open_file(self.path / name)
+
+    def length(self, name: str) -> int:
+        """Bytes of a file."""
+        return self.file_of(name).stat().st_size
+
+    def file_of(self, name: str) -> Path:
+        """The file on disk that decides what a picture is."""
+        return self.path / name
 
 
 class Zip:
@@ -115,7 +106,7 @@ class Zip:
                 reasons[f"{name} ({again[name]})"] = "a later member of the zip has the same name"
             else:
                 reasons[name] = self._reason(name, member)
-        return _listing(dict(sorted(reasons.items())))
+        return listing_of(dict(sorted(reasons.items())))
 
     def _name(self, member: zipfile.ZipInfo) -> str | None:
         """The name inside the folder; some programs for Windows write backslashes."""
@@ -125,8 +116,8 @@ class Zip:
         return name.removeprefix(start) if name.startswith(start) else None
 
     def _reason(self, name: str, member: zipfile.ZipInfo) -> str | None:
-        if hidden := _hidden(name):
-            return hidden
+        if why := hidden(name):
+            return why
         if member.external_attr >> 16 & 0xF000 == _LINK:
             return "a link"
         if PurePosixPath(name).suffix.lower() in EXTENSIONS:
@@ -135,31 +126,28 @@ class Zip:
             with self._open().open(member) as file:
                 return passed_over(name, file.read(HEAD))
         except Exception as error:  # damage raises anything
-            return _reason_of(error)
+            return reason_of(error)
 
     def open(self, name: str) -> BinaryIO:
         """The member's bytes. BadImageError when it is damaged, locked or larger than admitted."""
-        archive = self._open()
-        if name not in self._members:
+        archive, member = self._open(), self._members.get(name)
+        if member is None:
             raise BadImageError("the zip no longer holds it")
-        member = self._members[name]
-        size, limit = member.file_size, self.limits.max_member_mb
-        if size > limit * 1e6:
-            raise BadImageError(
-                f"{size / 1e6:.0f} MB when unpacked, more than {limit:g} "
-                f"(--max-member-mb raises the limit)"
-            )
-        alone = size > _LARGE
-        if alone:
-            _one_large.acquire()
-        try:
+
+        def read() -> bytes:
             with archive.open(member) as file:
-                data = b"".join(_chunks(file, member))
-        except Exception as error:  # zlib.error, LZMAError, EOFError, NotImplementedError, ...
-            if alone:
-                _one_large.release()
-            raise BadImageError(_reason_of(error)) from None
-        return _Alone(data) if alone else io.BytesIO(data)
+                return b"".join(_chunks(file, member))
+
+        return member_file(member.file_size, self.limits, read)
+
+    def length(self, name: str) -> int:
+        """Bytes of a file, unpacked."""
+        self._open()
+        return self._members[name].file_size
+
+    def file_of(self, name: str) -> Path:
+        """The file on disk that decides what a picture is."""
+        return self.path
 
     def _open(self) -> zipfile.ZipFile:
         if self._archive is None or self._process != os.getpid():
@@ -173,15 +161,6 @@ class Zip:
         return self.__dict__ | {"_archive": None, "_members": {}}
 
 
-class _Alone(io.BytesIO):
-    """A large member; while it is open no other one is."""
-
-    def close(self) -> None:
-        if not self.closed:
-            _one_large.release()
-        super().close()
-
-
 def _chunks(file: IO[bytes], member: zipfile.ZipInfo) -> Iterator[bytes]:
     """A member, in pieces so small that data which unpack to more than they say cost nothing: for
     bz2 and LZMA the module unpacks all that it has read."""
@@ -191,22 +170,7 @@ def _chunks(file: IO[bytes], member: zipfile.ZipInfo) -> Iterator[bytes]:
         yield chunk
 
 
-def _reason_of(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "it takes more memory than there is"
-    return " ".join(str(error).split())[:300] or f"damaged ({type(error).__name__})"
-
-
-def _hidden(name: str) -> str | None:
-    parts = PurePosixPath(name).parts
-    if "__MACOSX" in parts:
-        return NO_PICTURE[2]
-    return NO_PICTURE[1] if any(part.startswith(".") for part in parts) else None
-
-
-def _listing(reasons: dict[str, str | None]) -> Listing:
-    pictures = [name for name, reason in reasons.items() if reason is None]
-    return Listing(pictures, {name: why for name, why in reasons.items() if why is not None})
+Place = Folder | Zip | Shards
 
 
 def kinds_of(names: list[str]) -> str:
@@ -218,18 +182,21 @@ def kinds_of(names: list[str]) -> str:
     return ", ".join([*shown, *([f"{rest} others"] if rest else [])])
 
 
-def find_pictures(source: str | Path, limits: Limits = LIMITS) -> tuple[Folder | Zip, Listing]:
+def find_pictures(source: str | Path, limits: Limits = LIMITS) -> tuple[Place, Listing]:
     """The place that `source` names and the files in it.
 
-    `source` is a folder, a zip file, or a zip file followed by a folder inside it, as in
-    `set.zip/beach`. Files are pictures by their name or by their content; all others are listed
-    with the reason. UserError when there is no such place, it cannot be read or holds no picture.
+    `source` is a folder, a zip file, tar shards (a folder of them, one, or a pattern as in
+    `train-{000..127}.tar`), or one of these followed by a folder inside it, as in `set.zip/beach`.
+    Files are pictures by their name or by their content; all others are listed with the reason.
+    UserError when there is no such place, it cannot be read or holds no picture.
     """
     place = _place(Path(source).expanduser(), limits)
     try:
         listing = place.listing()
+    except UserError:
+        raise
     except Exception as error:  # a damaged zip's directory raises anything
-        raise UserError(f"{printable(source)} cannot be read: {_reason_of(error)}") from None
+        raise UserError(f"{printable(source)} cannot be read: {reason_of(error)}") from None
     if not listing.pictures:
         others = listing.passed_over
         name, reason = next(iter(others.items()), ("", ""))
@@ -241,17 +208,20 @@ def find_pictures(source: str | Path, limits: Limits = LIMITS) -> tuple[Folder |
     return place, listing
 
 
-def _place(path: Path, limits: Limits) -> Folder | Zip:
+def _place(path: Path, limits: Limits) -> Place:
+    shards = shards_at(path, limits)
+    if shards is not None:
+        return shards
     if path.is_dir():
         return Folder(path)
     for archive in (path, *path.parents):
         if archive.is_file():
             if not zipfile.is_zipfile(archive):
                 raise UserError(
-                    f"expected a folder of pictures or a zip file, got {printable(archive)}, which "
-                    f"is neither"
+                    f"expected a folder of pictures, a zip file or tar shards, got "
+                    f"{printable(archive)}, which is none of them"
                 )
             return Zip(archive, path.relative_to(archive).as_posix().removeprefix("."), limits)
     raise UserError(
-        f"{printable(path)} does not exist; expected a folder of pictures or a zip file"
+        f"{printable(path)} does not exist; expected a folder of pictures, a zip file or tar shards"
     )

@@ -56,7 +56,7 @@ def open_training_set(
     """
     data, size, seed = config.data, config.model.image_size, config.train.seed
     if data.sources:
-        return PhotoSet(data, size, seed, progress)
+        return PhotoSet(data, size, seed, progress, config.train.batch)
     return LandscapePool(data.pool, size, seed, progress)
 
 

@@ -1,4 +1,4 @@
-"""Photos checked, made small and packed into one zip file."""
+"""Photos checked, made small and packed into one zip file, or into tar shards."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import base64
 import collections
 import hashlib
 import io
-import itertools
 import json
 import os
-import re
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
 
 from rwm_fast.data.colour import pixels
-from rwm_fast.data.files import Folder, kinds_of
+from rwm_fast.data.files import kinds_of
 from rwm_fast.data.formats import LIMITS, BadImageError, Limits, opened
+from rwm_fast.data.names import distinct, free_name, safe
 from rwm_fast.data.near import Looks, look_of
 from rwm_fast.data.photos import Photo, find_photos
-from rwm_fast.data.unfinished import UnfinishedZip
+from rwm_fast.data.unfinished import Unfinished, UnfinishedZip
+from rwm_fast.data.unfinished_shards import UnfinishedShards, free_folder
 from rwm_fast.disk import writable
 from rwm_fast.errors import UserError
 
@@ -34,7 +33,6 @@ _FORMATS = {
     "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
 }  # full colour: no visible loss
 _STRIP = 1 << 24  # pixels hashed at a time
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows
 Progress = Callable[[int, int], None]  # (done, total)
 
 
@@ -47,8 +45,16 @@ class Packing:
     smallest: int = 64  # px, pictures with a shorter side are left out
     format: Literal["png", "jpg"] = "png"  # png loses nothing; jpg (quality 95) is much smaller
     drop_duplicates: bool = False  # leave out pictures that look like one packed before
+    shards: bool = False  # tar shards in a folder, as WebDataset reads them, instead of a zip
+    shard_mb: float = 256.0  # MB, the most of a shard
+    shard_pictures: int = 10_000  # the most in a shard
 
     def __post_init__(self) -> None:
+        if not (self.shard_mb > 0 and self.shard_pictures > 0):
+            raise ValueError(
+                f"shard_mb and shard_pictures: expected more than 0, got {self.shard_mb} and "
+                f"{self.shard_pictures}"
+            )
         if self.size < 0 or self.smallest < 0:
             raise ValueError(
                 f"size and smallest: expected at least 0 pixels, got {self.size} and "
@@ -102,12 +108,13 @@ class _Prepared:
     """A picture ready to be packed, or why there is none."""
 
     data: bytes = b""
+    packed: tuple[int, ...] = ()  # width and height as packed
     pixels: str = ""  # hash of the decoded picture
     look: str = ""  # float32 of `look_of`, base64
     small: str = ""  # its size, if that is too small
     error: str = ""
 
-    def line(self) -> dict[str, str]:
+    def line(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "data" and value}
 
 
@@ -140,7 +147,8 @@ class _Sorting:
                     return ""
             self._looks.add(file, look)
             report.packed[label] += 1
-            return _free_name(label, photo.name, self._packing.format, self._names)
+            shards = self._packing.shards
+            return free_name(label, photo.name, self._packing.format, self._names, plain=shards)
         return ""
 
 
@@ -151,23 +159,23 @@ def pack(
     progress: Progress | None = None,
     limits: Limits = LIMITS,
 ) -> Report:
-    """Pack the pictures of folders and zip files into the zip file `out`, a folder per source.
+    """Pack the pictures of folders, zip files and shards into the zip file `out`, or into tar files
+    in the folder `out`, a folder per source inside.
 
     Files that cannot be read or are none of pictures, copies of a picture already packed and
-    pictures that are too small are left out and listed in the report, which goes into the zip as
-    well; pictures that look like another are listed, and left out if `packing` says so. The file is
+    pictures that are too small are left out and listed in the report, which goes into `out` as
+    well; pictures that look like another are listed, and left out if `packing` says so. `out` is
     complete or not there: it is written beside its place and moved, and an interrupted call goes on
     where it was if files and settings are the same. `out` None checks without writing. UserError
     when sources or `out` cannot be used, or no picture is left.
     """
     photos, labels, others = find_photos(sources, limits)
-    sorting = _Sorting(_distinct([_safe(label) for label in labels]), packing, others)
+    sorting = _Sorting(distinct([safe(label) for label in labels]), packing, others)
     if out is None:
         _pack(photos, sorting, packing, limits, None, progress)
         return sorting.report
-    writable(out)
     try:
-        with UnfinishedZip(out, _key(photos, packing, limits)) as archive:
+        with _unfinished(out, packing, _key(photos, packing, limits)) as archive:
             _pack(photos, sorting, packing, limits, archive, progress)
             archive.finish({"report.json": sorting.report.to_json()})
     except OSError as error:
@@ -175,12 +183,20 @@ def pack(
     return sorting.report
 
 
+def _unfinished(out: Path, packing: Packing, key: str) -> Unfinished:
+    if packing.shards:
+        free_folder(out)
+        return UnfinishedShards(out, key, packing.shard_mb * 1e6, packing.shard_pictures)
+    writable(out)
+    return UnfinishedZip(out, key)
+
+
 def _pack(
     photos: Sequence[Photo],
     sorting: _Sorting,
     packing: Packing,
     limits: Limits,
-    archive: UnfinishedZip | None,
+    archive: Unfinished | None,
     progress: Progress | None,
 ) -> None:
     done = 0
@@ -230,7 +246,9 @@ def _prepare(photo: Photo, packing: Packing, limits: Limits) -> _Prepared:
             if min(image.size) < packing.smallest:
                 return _Prepared(small=f"{image.width} x {image.height}")
             look = base64.b64encode(look_of(image).tobytes()).decode()
-            return _Prepared(_encoded(image, packing), _hash_of(image), look)
+            small = _shrunk(image, packing)
+            data = _encoded(small, packing)
+            return _Prepared(data, small.size, _hash_of(image), look)
 
     try:
         return photo.read(read)
@@ -248,8 +266,8 @@ def _hash_of(image: Image.Image) -> str:
     return result.hexdigest()
 
 
-def _encoded(image: Image.Image, packing: Packing) -> bytes:
-    """Cropped and shrunk in one go, and compressed."""
+def _shrunk(image: Image.Image, packing: Packing) -> Image.Image:
+    """Cropped and shrunk in one go."""
     width, height = image.size
     left, top = 0, 0
     if packing.crop == "square":
@@ -259,7 +277,11 @@ def _encoded(image: Image.Image, packing: Packing) -> bytes:
     size = (round(width * scale), round(height * scale))
     if size != image.size:
         box = (left, top, left + width, top + height)
-        image = image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=3.0)
+        return image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=3.0)
+    return image
+
+
+def _encoded(image: Image.Image, packing: Packing) -> bytes:
     image.info = {}  # the pixels are upright sRGB by now; Pillow would write what they were
     file = io.BytesIO()
     name, options = _FORMATS[packing.format]
@@ -272,8 +294,7 @@ def _key(photos: Sequence[Photo], packing: Packing, limits: Limits) -> str:
     result = hashlib.blake2b(json.dumps([asdict(packing), asdict(limits)]).encode())
     dates: dict[Path, str] = {}
     for photo in photos:
-        place = photo.place
-        path = place.path / photo.name if isinstance(place, Folder) else place.path
+        path = photo.place.file_of(photo.name)
         if path not in dates:
             try:
                 about = path.stat()
@@ -282,33 +303,3 @@ def _key(photos: Sequence[Photo], packing: Packing, limits: Limits) -> str:
                 dates[path] = ""
         result.update(f"{photo} {photo.domain} {dates[path]}\n".encode())
     return result.hexdigest()
-
-
-def _free_name(label: str, name: str, extension: str, taken: set[str]) -> str:
-    """A member name that is not taken; a.png and a.jpg of one folder would both become a.png, and
-    A.png and a.png are one file on some systems."""
-    stem = "/".join([label, *map(_safe, PurePosixPath(name).with_suffix("").parts)])
-    candidate, number = f"{stem}.{extension}", 2
-    folded = lambda text: unicodedata.normalize("NFC", text).casefold()
-    while folded(candidate) in taken:
-        candidate, number = f"{stem}-{number}.{extension}", number + 1
-    taken.add(folded(candidate))
-    return candidate
-
-
-def _safe(part: str) -> str:
-    """A name that any system can unpack: bytes that are not UTF-8 as %E9, no separators or drives,
-    no reserved names, not too long."""
-    part = re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", part)
-    part = part.encode("utf-8", "replace")[:120].decode("utf-8", "ignore")
-    part = re.sub(r'[<>:"|?*/\\\x00-\x1f\x7f]', "_", part).rstrip(". ") or "_"
-    return f"_{part}" if _RESERVED.fullmatch(part) else part
-
-
-def _distinct(labels: Sequence[str]) -> list[str]:
-    """The labels, with a number behind the second and later ones of a name."""
-    result: list[str] = []
-    for label in labels:
-        candidates = itertools.chain([label], (f"{label}-{k}" for k in itertools.count(2)))
-        result.append(next(name for name in candidates if name not in result))
-    return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
@@ -16,9 +16,10 @@ from PIL import Image
 from rwm_fast.config import DataConfig
 from rwm_fast.data.crops import crop, working_copy, working_size
 from rwm_fast.data.decode import decode, picture_size
-from rwm_fast.data.files import Folder, Zip, find_pictures, kinds_of
+from rwm_fast.data.files import Place, find_pictures, kinds_of
 from rwm_fast.data.formats import LIMITS, NO_PICTURE, BadImageError, Limits
-from rwm_fast.data.order import draws_at, picture_at
+from rwm_fast.data.order import draws_at, group_at, picture_in_group
+from rwm_fast.data.shards import Shards
 from rwm_fast.errors import UserError, printable
 
 T = TypeVar("T")
@@ -27,9 +28,9 @@ _MOST_HELD_OUT = 256  # pictures; scores need no more
 _FEWEST_TO_SPLIT = 20  # pictures; a smaller set trains on all
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
-    place: Folder | Zip
+    place: Place
     domain: int
     name: str  # within its place
 
@@ -58,35 +59,52 @@ Sample = tuple[np.ndarray, int, list[Unreadable]]  # uint8 [S, S, 3], domain, wh
 
 
 class PhotoSet:
-    """Pictures from folders and zip files, each source a domain, cropped for training.
+    """Pictures from folders, zip files and shards, each source a domain, cropped for training.
 
     Unreadable files are left out and listed in `unreadable`; UserError when they are more than
     `config.max_bad_fraction` of all. When the pictures at working size fit in `config.cache_mb`
     they are decoded once and kept; otherwise they are decoded whenever they are used, in
     `config.workers` processes; crops are the same either way. A set of at least 20 pictures keeps
     the share `config.held_out` of them, at most 256, out of training.
+
+    With `config.shard_groups` G above 1 the k-th shard belongs to group k mod G, and of every
+    `batch` positions in a row batch / G belong to each group, in order: so much of a batch needs
+    the shards of its own group. Held-out pictures are of the first group; nothing is kept in
+    memory. UserError for sources that are no shards, and where batch does not divide.
     """
 
     def __init__(
-        self, config: DataConfig, image_size: int, seed: int = 0, progress: Progress | None = None
+        self,
+        config: DataConfig,
+        image_size: int,
+        seed: int = 0,
+        progress: Progress | None = None,
+        batch: int = 0,
     ):
         self.config, self.image_size, self.seed = config, image_size, seed
         self.unreadable: list[Unreadable] = []
         self._limits = Limits(config.max_megapixels, config.max_member_mb)
         found, self.domains, self.passed_over = find_photos(config.sources, self._limits)
-        self._found = len(found)
-        sizes = self._read_all(found, lambda file: picture_size(file, self._limits), progress)
+        self._found, groups = len(found), config.shard_groups
+        _check_shards({photo.place for photo in found}, groups, batch)
+        sizes = {photo: size for photo in found if (size := _known_size(photo))}
+        unknown = [photo for photo in found if photo not in sizes]
+        sizes |= self._read_all(unknown, lambda file: picture_size(file, self._limits), progress)
         self.photos = [photo for photo in found if photo in sizes]
         self.smaller = sum(min(size) < image_size for size in sizes.values())
         needed = sum(3 * math.prod(working_size(size, config)) for size in sizes.values())
         self._kept: dict[Photo, np.ndarray] | None = None
-        if needed <= config.cache_mb * 1e6:
-            self._kept = self._read_all(self.photos, self._working_copy, progress)
+        if needed <= config.cache_mb * 1e6 and groups == 1:
+            keep = lambda file: np.array(self._working_copy(file))
+            self._kept = self._read_all(self.photos, keep, progress)
             self.photos = [photo for photo in self.photos if photo in self._kept]
         self._check()
-        self.held_out = _held_out(self.photos, config.held_out)
+        by_group = _dealt(self.photos, groups)
+        self.held_out = _held_out(by_group[0], config.held_out)
         kept = set(self.held_out)
         self.training = [photo for photo in self.photos if photo not in kept]
+        self._groups = [[photo for photo in group if photo not in kept] for group in by_group]
+        self._run = max(1, batch // groups)  # positions in a row of one group
 
     def __len__(self) -> int:
         """Number of pictures to train on."""
@@ -103,10 +121,11 @@ class PhotoSet:
     def sample(self, position: int) -> Sample:
         """The training crop at a position of the stream: uint8 [S, S, 3], its domain, and what
         could not be read. An unreadable picture is replaced by the next one of the set."""
-        count, troubles = len(self.training), []
-        index = picture_at(self.seed, position, count)
-        for attempt in range(count):
-            photo = self.training[(index + attempt) % count]
+        number, place = group_at(position, len(self._groups), self._run)
+        index = picture_in_group(self.seed, number, place, [*map(len, self._groups)])
+        group, troubles = self._groups[number], []
+        for attempt in range(len(group)):
+            photo = group[(index + attempt) % len(group)]
             try:
                 image = self._open(photo)
             except BadImageError as error:
@@ -151,10 +170,11 @@ class PhotoSet:
         }
 
     def _open(self, photo: Photo) -> Image.Image:
-        kept = self._kept[photo] if self._kept is not None else photo.read(self._working_copy)
-        return Image.fromarray(kept)
+        if self._kept is not None:
+            return Image.fromarray(self._kept[photo])
+        return photo.read(self._working_copy)
 
-    def _working_copy(self, file: BinaryIO) -> np.ndarray:
+    def _working_copy(self, file: BinaryIO) -> Image.Image:
         short_side = self.config.resize * self.config.zoom[1]
         return working_copy(decode(file, short_side, limits=self._limits), self.config)
 
@@ -216,6 +236,40 @@ def told_over(passed_over: Mapping[str, str]) -> str:
         f"passed over {len(passed_over)} ({kinds_of(list(passed_over))}), for example {name}: "
         f"{reason}"
     )
+
+
+def _known_size(photo: Photo) -> tuple[int, int] | None:
+    """Of a picture whose header need not be read."""
+    return photo.place.size(photo.name) if isinstance(photo.place, Shards) else None
+
+
+def _check_shards(places: Collection[Place], groups: int, batch: int) -> None:
+    """UserError unless all shards are there that a process may need; one that reads its own group
+    alone is not asked for the others."""
+    for place in places:
+        if groups == 1 and isinstance(place, Shards) and place.missing:
+            raise UserError(
+                f"{printable(place)}: {len(place.missing)} of its {len(place.files)} shards are "
+                f"missing, for example {place.missing[0].name}"
+            )
+        if groups > 1 and (not isinstance(place, Shards) or len(place.files) < groups):
+            raise UserError(
+                f"--data.shard-groups {groups}: expected at least as many tar shards, got "
+                f"{printable(place)}"
+            )
+    if batch % groups:
+        raise UserError(f"--data.shard-groups {groups}: expected a divisor of --batch {batch}")
+
+
+def _dealt(photos: list[Photo], groups: int) -> list[list[Photo]]:
+    """The pictures by group."""
+    dealt: list[list[Photo]] = [[] for _ in range(groups)]
+    for photo in photos if groups > 1 else ():
+        assert isinstance(photo.place, Shards)
+        dealt[photo.place.shard_of(photo.name) % groups].append(photo)
+    if not all(dealt) and groups > 1:
+        raise UserError(f"--data.shard-groups {groups}: a group has no picture that can be read")
+    return dealt if groups > 1 else [photos]
 
 
 def _held_out(photos: list[Photo], share: float) -> list[Photo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import os
@@ -19,13 +20,14 @@ _MODE = 0o600 << 16  # what the zip module gives a member
 Line = dict[str, Any]
 
 
-class UnfinishedZip:
-    """The zip FILE.unfinished, and beside it a journal with a line for every file that was dealt
-    with. A new one for the same `key` takes up what both agree on; `lines` are those lines.
+class Unfinished(abc.ABC):
+    """What is written as NAME.unfinished, and beside it a journal with a line for every file that
+    was dealt with. A new one for the same `key` takes up what both agree on; `lines` are those
+    lines.
 
-    `finish` gives the zip its name; it is the same, to the byte, as one written in one go. As a
-    context it closes both files, and what is written stays for the next time. UserError while
-    another process writes the same zip; OSError.
+    `finish` gives it its name; it is the same, to the byte, as one written in one go. As a context
+    it closes what is open, and what is written stays for the next time. UserError while another
+    process writes the same; OSError.
     """
 
     def __init__(self, path: Path, key: str):
@@ -33,18 +35,41 @@ class UnfinishedZip:
         self.unfinished = path.with_name(path.name + ".unfinished")
         self.journal = path.with_name(path.name + ".unfinished.jsonl")
         self._log = self._own_journal()
-        mode = "r+b" if self.unfinished.exists() else "w+b"
-        self._file: IO[bytes] = open(self.unfinished, mode)
         self.lines: list[Line] = []
-        members = self._taken_up(key)
-        self._file.truncate()
-        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)  # compressed already
-        for member in members:
-            self._zip.filelist.append(member)
-            self._zip.NameToInfo[member.filename] = member
+        self._open()
+        self._take_up_lines(key)
+        self._go_on()
         self._log.truncate(0)
         for line in [{"key": key, "by": this_process()}, *self.lines]:
             self._write(line)
+
+    @abc.abstractmethod
+    def _open(self) -> None:
+        """Make or open what there is."""
+
+    @abc.abstractmethod
+    def _take_up(self, line: Line) -> None:
+        """The member that a line tells of; ValueError or OSError if its data are not there."""
+
+    @abc.abstractmethod
+    def _go_on(self) -> None:
+        """Remove what lies behind the last member that was taken up, and be ready for more."""
+
+    @abc.abstractmethod
+    def _store(self, line: Line, data: bytes) -> Line:
+        """Write a member's data; returns the line with what `_take_up` has to know."""
+
+    @abc.abstractmethod
+    def _close(self) -> None:
+        """Close what is open."""
+
+    @abc.abstractmethod
+    def finish(self, more: dict[str, str]) -> None:
+        """Add files of text by name, and put it in its place."""
+
+    @abc.abstractmethod
+    def remove(self) -> None:
+        """Leave nothing."""
 
     def _own_journal(self) -> IO[str]:
         """The journal, open and locked."""
@@ -63,17 +88,15 @@ class UnfinishedZip:
                     return log
             log.close()  # the other process finished, and removed it
 
-    def __enter__(self) -> UnfinishedZip:
+    def __enter__(self) -> Unfinished:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self._zip, self._file, self._log):
+        for close in (self._close, self._log.close):
             with contextlib.suppress(OSError):  # a full disk has been told of already
-                file.close()
+                close()
 
-    def _taken_up(self, key: str) -> list[zipfile.ZipInfo]:
-        """The members that journal and zip agree on; leaves the zip behind the last of them."""
-        members = []
+    def _take_up_lines(self, key: str) -> None:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             # an absent journal, and lines that are cut off or damaged, end it
             for k, text in enumerate(self.journal.read_bytes().splitlines()):
@@ -83,45 +106,65 @@ class UnfinishedZip:
                         break
                     continue
                 if "member" in line:
-                    members.append(self._member(line))
+                    self._take_up(line)
                 self.lines.append(line)
-        return members
-
-    def _member(self, line: Line) -> zipfile.ZipInfo:
-        """The member that a line tells of, the zip behind it; ValueError if its data are not
-        there."""
-        member, start = zipfile.ZipInfo(line["member"], _DATE), self._file.tell()
-        member.header_offset, member.external_attr = start, _MODE
-        member.CRC, member.file_size = line["crc"], line["size"]
-        member.compress_size = member.file_size
-        header = member.FileHeader()
-        if self._file.read(len(header)) == header:
-            data = self._file.read(member.file_size)
-            if zlib.crc32(data) == member.CRC:
-                return member
-        self._file.seek(start)
-        raise ValueError("data of another file")
 
     def add(self, line: Line, member: str = "", data: bytes = b"") -> None:
-        """A file is dealt with: `line` says how, and its data go into the zip if there is a name
-        for them."""
+        """A file is dealt with: `line` says how, and its data are written if there is a name for
+        them."""
         if member:
-            info = zipfile.ZipInfo(member, _DATE)
-            self._zip.writestr(info, data)
-            self._file.flush()
-            line = line | {"member": member, "crc": info.CRC, "size": info.file_size}
+            line = self._store(line | {"member": member}, data)
         self._write(line)
 
     def _write(self, line: Line) -> None:
         self._log.write(json.dumps(line) + "\n")
         self._log.flush()
 
+
+class UnfinishedZip(Unfinished):
+    """A zip file."""
+
+    def _open(self) -> None:
+        mode = "r+b" if self.unfinished.exists() else "w+b"
+        self._file: IO[bytes] = open(self.unfinished, mode)
+        self._members: list[zipfile.ZipInfo] = []
+
+    def _take_up(self, line: Line) -> None:
+        member, start = zipfile.ZipInfo(line["member"], _DATE), self._file.tell()
+        member.header_offset, member.external_attr = start, _MODE
+        member.CRC, member.file_size = line["crc"], line["size"]
+        member.compress_size = member.file_size
+        header = member.FileHeader()
+        if self._file.read(len(header)) == header:
+            if zlib.crc32(self._file.read(member.file_size)) == member.CRC:
+                self._members.append(member)
+                return
+        self._file.seek(start)
+        raise ValueError("data of another file")
+
+    def _go_on(self) -> None:
+        self._file.truncate()
+        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)  # compressed already
+        for member in self._members:
+            self._zip.filelist.append(member)
+            self._zip.NameToInfo[member.filename] = member
+
+    def _store(self, line: Line, data: bytes) -> Line:
+        info = zipfile.ZipInfo(line["member"], _DATE)
+        self._zip.writestr(info, data)
+        self._file.flush()
+        return line | {"crc": info.CRC, "size": info.file_size}
+
+    def _close(self) -> None:
+        try:
+            self._zip.close()
+        finally:
+            self._file.close()
+
     def finish(self, more: dict[str, str]) -> None:
-        """Adds members of text, and puts the zip in its place."""
         for name, text in more.items():
             self._zip.writestr(zipfile.ZipInfo(name, _DATE), text)
-        self._zip.close()
-        self._file.close()
+        self._close()
         write_whole(self.path, lambda temporary: os.replace(self.unfinished, temporary))
         self.remove()
 

@@ -112,6 +112,11 @@ def score(pairs: Pairs, painted: Painted) -> dict[str, float]:
     # networks cannot paint.
     result["outside_leak"] = scores.region_l1(p.edited, p.reconstructed, outside)
     result["outside_leak_far"] = scores.region_l1(p.edited, p.reconstructed, far)
+    # Inside the mask, by pixels alone: colours against the style, edges against the content.
+    nothing = scores.colour_distance(content, pairs.style, pairs.mask)
+    colours = scores.colour_distance(p.edited, pairs.style, pairs.mask)
+    result["inside_style"] = scores.closer(colours, nothing)
+    result["inside_structure"] = scores.structure_cosine(p.edited, content, pairs.mask)
     if pairs.truth is not None:
         result |= _against_truth(pairs, pairs.truth, details)
     return result

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# red, green, blue, brightness, and the two differences: directions of colour space, made unit
+_DIRECTIONS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (1, -1, 0), (1, 1, -2))
+_LEVELS = 64  # quantiles that two distributions are compared at
 NEAR = 8  # px: "far" leaves out a border of this width, where blending of styles is legitimate
 
 
@@ -42,6 +45,43 @@ def closer(error: float, nothing: float) -> float:
 def style_cosine(a: Tensor, b: Tensor) -> float:
     """Mean cosine between rows of two sets of style codes [N, D]."""
     return F.cosine_similarity(a.float(), b.float(), dim=1).mean().item()
+
+
+def colour_distance(a: Tensor, b: Tensor, mask: Tensor) -> float:
+    """How far the colours of a where mask [N, 1, H, W] is at least 1/2 are from those of all of b:
+    the sliced Wasserstein distance, mean over images and six directions of colour space. Images
+    whose mask is empty are left out; NaN when all are.
+    """
+    directions = F.normalize(torch.tensor(_DIRECTIONS, dtype=a.dtype), dim=1)  # [6, 3]
+    levels = (torch.arange(_LEVELS, dtype=a.dtype) + 0.5) / _LEVELS
+
+    def quantiles(pixels: Tensor) -> Tensor:  # [3, P] -> [6, levels]
+        values = (directions @ pixels).sort(dim=1).values
+        return values[:, (levels * values.shape[1]).long()]
+
+    inside = mask[:, 0] >= 0.5  # [N, H, W]
+    apart = [
+        (quantiles(x[:, region]) - quantiles(y.flatten(1))).abs().mean()
+        for x, y, region in zip(a, b, inside, strict=True)
+        if region.any()
+    ]
+    return torch.stack(apart).mean().item() if apart else math.nan
+
+
+def structure_cosine(a: Tensor, b: Tensor, mask: Tensor) -> float:
+    """Cosine between the gradients of brightness of a and b, differences of neighbours that both
+    lie in the mask, over all images: 1 = the same edges, however strong. NaN without any."""
+    inside = (mask >= 0.5).to(a.dtype)
+
+    def gradients(image: Tensor) -> Tensor:
+        grey = image.mean(1, keepdim=True)
+        pair = lambda k, n: inside.narrow(k, 0, n) * inside.narrow(k, 1, n)
+        both = (grey.diff(dim=k) * pair(k, inside.shape[k] - 1) for k in (2, 3))
+        return torch.cat([part.flatten() for part in both])
+
+    x, y = gradients(a), gradients(b)
+    size = (x.norm() * y.norm()).item()
+    return (x @ y).item() / size if size else math.nan
 
 
 def keep_detail(content: Tensor, edited: Tensor, reconstructed: Tensor) -> Tensor:

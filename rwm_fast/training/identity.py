@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
-import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from rwm_fast.config import Config
-from rwm_fast.data.files import Folder, Zip
 from rwm_fast.data.loader import TrainingSet
 from rwm_fast.data.photos import PhotoSet
 from rwm_fast.errors import UserError
@@ -29,19 +25,8 @@ def identity(pictures: TrainingSet) -> list[str]:
     Empty for landscapes, which the settings decide."""
     if not isinstance(pictures, PhotoSet):
         return []
-    length = functools.lru_cache(maxsize=None)(_lengths)
-    texts = (f"{photo.name}\0{length(photo.place)(photo.name)}" for photo in pictures.photos)
+    texts = (f"{photo.name}\0{photo.place.length(photo.name)}" for photo in pictures.photos)
     return [hashlib.blake2b(os.fsencode(text), digest_size=6).hexdigest() for text in texts]
-
-
-def _lengths(place: Folder | Zip) -> Callable[[str], int]:
-    """Lengths in bytes by name within a place."""
-    if isinstance(place, Folder):
-        return lambda name: (place.path / name).stat().st_size
-    start = f"{place.inside}/" if place.inside else ""
-    with zipfile.ZipFile(place.path) as archive:
-        sizes = {member.filename: member.file_size for member in archive.infolist()}
-    return lambda name: sizes[start + name]
 
 
 def read_identity(path: Path) -> list[str]:

@@ -17,6 +17,7 @@ from rwm_fast.metrics.scores import keep_detail
 from rwm_fast.training.stats import Record
 
 TILE = 128  # px, least side of a picture in a grid: small ones are enlarged without smoothing
+LESS = {"reconstruction_l1", "outside_leak", "style_cosine_apart"}  # scores: errors and leaks
 LABEL = 150  # px, width of the row names
 
 
@@ -67,14 +68,17 @@ def save_curves(records: list[Record], path: Path) -> None:
     panels = [
         ("losses of the autoencoder", _series(records, "loss/", lambda name: not judging(name))),
         ("losses of the discriminators", _series(records, "loss/", judging)),
-        ("scores", _series(records, "score/", lambda name: True)),
+        ("scores, more is better", _series(records, "score/", lambda name: name not in LESS)),
+        ("scores, less is better", _series(records, "score/", LESS.__contains__)),
     ]
     panels = [(title, series) for title, series in panels if series]
     if not panels:
         return
-    figure = Figure(figsize=(7 * len(panels), 5), layout="constrained")
+    rows = 1 if len(panels) < 3 else 2
+    across = -(-len(panels) // rows)
+    figure = Figure(figsize=(7 * across, 5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    columns = np.ravel(figure.subplots(1, len(panels)))
+    columns = np.ravel(figure.subplots(rows, across))[: len(panels)]
     for axes, (title, series) in zip(columns, panels, strict=True):
         for name, points in sorted(series.items()):
             marker = "." if len(points) < 30 else ""

@@ -131,10 +131,14 @@ class Progress:
         return start
 
     def scores(self, scores: dict[str, float], nimg: int) -> None:
-        """At every picture."""
+        """At every picture: as many as two lines hold."""
         shown = ", ".join(f"{name} {value:.3f}".replace("_", " ") for name, value in scores.items())
         text = f"{nimg / 1000:.1f} kimg scores: {shown}"
-        self.say(textwrap.fill(text, self.width(), subsequent_indent="    "))
+        self.say(
+            textwrap.fill(
+                text, self.width(), subsequent_indent="    ", max_lines=2, placeholder=" …"
+            )
+        )
 
     def width(self) -> int:
         """Columns of the terminal; of plain lines, where there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from rwm_fast.config import Config
 from rwm_fast.disk import write_whole
 from rwm_fast.metrics.evaluate import Pairs, gate, paint, score
 from rwm_fast.models import save_weights
-from rwm_fast.training.pictures import grid_rows, save_grid
+from rwm_fast.training.pictures import grid_rows, save_curves, save_grid
 from rwm_fast.training.run_folder import RunFolder
+from rwm_fast.training.stats import Record
 from rwm_fast.training.step import Autoencoder
 
 Report = dict[str, Any]  # what is written as JSON
@@ -25,14 +27,19 @@ SAMPLE_PAIRS = 32  # scored at every grid; enough to see the trend, cheap enough
 # Thousands of pictures: the fewest with which the whole demo was measured to keep its limits
 # (docs/data.md). The one limit of quick runs is for any number.
 JUDGED_KIMG = 23.9
-SHOWN = (
+SHOWN = (  # at every grid: logged all, said as many as two lines hold
     "reconstruction_l1",
     "swap_closer",
     "inside_closer",
-    "swap_moved",
+    "content_retention",
+    "inside_style",
     "outside_leak",
+    "inside_structure",
+    "style_cosine_match",
     "style_cosine_apart",
+    "swap_moved",
 )
+CURVES_SHARE = 0.01  # of the time, at most, goes into renewing the curves while training
 
 
 class Snapshots:
@@ -41,13 +48,24 @@ class Snapshots:
     def __init__(self, folder: RunFolder, config: Config, networks: Autoencoder, pairs: Pairs):
         self.folder, self.config, self.networks = folder, config, networks
         self.pairs = pairs
+        self._drawn, self._cost = time.monotonic(), 2.0  # s: when, and what the curves cost
 
     def sample(self, nimg: int) -> dict[str, float]:
-        """A grid in samples/, named by images seen; returns the scores worth watching."""
+        """A grid in samples/, named by images seen, and now and then the curves so far; returns the
+        scores worth watching."""
         painted = paint(**self.networks, pairs=self.pairs)
         save_grid(grid_rows(self.pairs, painted, COLUMNS), self.folder.samples / f"{nimg:09d}.png")
         result = score(self.pairs, painted)
-        return {name: result[name] for name in SHOWN if name in result}
+        shown = {name: result[name] for name in SHOWN if name in result}
+        self._curves({"nimg": nimg} | {f"score/{name}": value for name, value in shown.items()})
+        return shown
+
+    def _curves(self, newest: Record) -> None:
+        begun = time.monotonic()
+        if begun - self._drawn > self._cost / CURVES_SHARE:
+            save_curves([*self.folder.log.read(), newest], self.folder.curves)
+            self._drawn = time.monotonic()
+            self._cost = self._drawn - begun
 
     def judge(self, scores: dict[str, float]) -> tuple[str, float]:
         """The score that the best state is kept for, more being better: how much closer to the
@@ -113,6 +131,8 @@ MODEL_ROWS = {
     "reconstruction_psnr": "reconstruction PSNR, dB",
     "swap_from_content": "swap, from its content picture",
     "swap_moved": "  share of the way it should move",
+    "inside_style": "edit inside, colours' way to the style",
+    "inside_structure": "edit inside, edges, cosine",
     "style_cosine_apart": "styles of different pictures, cosine",
     "style_cosine_match": "style of swap and reference, cosine",
     "content_retention": "content of swap and reference, cosine",

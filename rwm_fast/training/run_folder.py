@@ -11,6 +11,7 @@ from rwm_fast.config import Config
 from rwm_fast.disk import remove_partials, write_whole
 from rwm_fast.errors import UserError
 from rwm_fast.training.checkpoint import Checkpoints
+from rwm_fast.training.events import EventLog
 from rwm_fast.training.lock import Lock
 from rwm_fast.training.stats import JsonLines
 
@@ -29,6 +30,7 @@ FREE = {
         "sample_seconds",
         "checkpoint_kimg",
         "keep_checkpoints",
+        "tensorboard",
         "quick_seconds",
         "quick_reconstruction_fraction",
         # what to change in a run that went wrong
@@ -68,6 +70,8 @@ class RunFolder:
         empty for a folder without one. UserError if it is another process's, or another run's.
 
         The settings of a run without its config.json are those in its newest state."""
+        if config.train.tensorboard:
+            self.log = EventLog(self.log.path, self.path / "tensorboard")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out: expected a folder, got the file {self.path}")
         if self.path.exists():

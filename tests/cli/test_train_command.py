@@ -99,7 +99,7 @@ def test_bad_data(refused, tmp_path):
     for name, sentence in (
         ("empty", "holds no pictures"),
         ("absent", "does not exist"),
-        ("text.zip", "which is neither"),
+        ("text.zip", "which is none of them"),
     ):
         assert sentence in refused(
             "train", *TINY, "--data", tmp_path / name, "--out", tmp_path / "run"

@@ -79,13 +79,16 @@ def test_a_zip_is_opened_anew_in_every_process(good_folder, tmp_path):
 @pytest.mark.parametrize(
     "source, sentence",
     [
-        ("nowhere", "nowhere does not exist; expected a folder of pictures or a zip file"),
+        (
+            "nowhere",
+            "nowhere does not exist; expected a folder of pictures, a zip",
+        ),
         ("empty", "empty holds no pictures; looked for .avif .bmp"),
         (
             "notes.txt",
-            "expected a folder of pictures or a zip file, got .*notes.txt, which is neither",
+            "expected a folder of pictures, a zip file or tar shards, got .*notes.txt, which",
         ),
-        ("torn.zip", "which is neither"),
+        ("torn.zip", "which is none of them"),
         ("a.zip/nothing", "a.zip/nothing holds no pictures"),
     ],
 )
@@ -216,11 +219,11 @@ def test_zoom_narrows_the_window():
 
 def test_small_pictures_are_enlarged_and_panoramas_stay_small_in_memory():
     panorama = Image.fromarray(np.full((1, 4000, 3), 77, np.uint8))
-    assert working_copy(panorama, CONFIG).shape == (1, 4000, 3)
+    assert working_copy(panorama, CONFIG).size == (4000, 1)
     assert (crop(panorama, 16, CONFIG, 0.3, 0.6) == 77).all()
-    assert working_copy(ramp(200, 100), CONFIG).shape == (16, 32, 3)
-    assert working_copy(ramp(200, 100), replace(CONFIG, zoom=(1, 2))).shape == (32, 64, 3)
-    assert working_copy(ramp(200, 100), replace(CONFIG, resize_mode="square")).shape == (16, 16, 3)
+    assert working_copy(ramp(200, 100), CONFIG).size == (32, 16)
+    assert working_copy(ramp(200, 100), replace(CONFIG, zoom=(1, 2))).size == (64, 32)
+    assert working_copy(ramp(200, 100), replace(CONFIG, resize_mode="square")).size == (16, 16)
 
 
 def test_kept_and_reread_pictures_are_the_same(good_folder):

@@ -49,3 +49,32 @@ def test_reinhard_gives_the_style_pictures_statistics():
     result = transfer_colors(content, style.clamp(-0.9, 0.9))
     torch.testing.assert_close(result.mean((2, 3)), style.mean((2, 3)), atol=2e-2, rtol=0)
     torch.testing.assert_close(result.std((2, 3)), style.std((2, 3)), atol=2e-2, rtol=0)
+
+
+def test_colour_distance_is_that_of_distributions_inside_the_mask():
+    random = torch.Generator().manual_seed(1)
+    a = torch.rand(2, 3, 16, 16, generator=random) * 2 - 1
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[..., :8] = 1
+    moved = a.roll(3, 2)  # the same colours elsewhere
+    assert scores.colour_distance(a, moved, torch.ones_like(mask)) == 0
+    # brighter by d: d along each axis, sqrt(3) d along brightness, 0 along differences
+    brighter = scores.colour_distance(a, a + 0.3, torch.ones_like(mask))
+    assert brighter == pytest.approx(0.3 * (3 + 3**0.5) / 6, abs=1e-6)
+    outside = a + 5 * (1 - mask)  # nobody looks there
+    assert scores.colour_distance(outside, a, mask) == scores.colour_distance(a, a, mask) < 0.2
+    assert math.isnan(scores.colour_distance(a, a, torch.zeros_like(mask)))
+    one = torch.cat((torch.zeros_like(mask[:1]), mask[1:]))
+    assert scores.colour_distance(a, a, one) == scores.colour_distance(a[1:], a[1:], mask[1:])
+
+
+def test_structure_is_kept_by_what_keeps_edges_inside():
+    random = torch.Generator().manual_seed(1)
+    a, b = torch.rand(2, 2, 3, 16, 16, generator=random).double()
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[..., :8] = 1
+    assert scores.structure_cosine(a, 0.3 * a + 0.2, mask) == pytest.approx(1)
+    assert scores.structure_cosine(a, -a, mask) == pytest.approx(-1)
+    assert abs(scores.structure_cosine(a, b, mask)) < 0.2
+    assert scores.structure_cosine(a, torch.where(mask > 0, a, b), mask) == pytest.approx(1)
+    assert math.isnan(scores.structure_cosine(a, torch.zeros_like(a), mask))
