@@ -73,6 +73,7 @@ class Loop:
         job: Processes = ALONE,
     ):
         self.job = job
+        self.lower = lambda: "--dry-run tells what a step needs"  # what to do if memory runs out
         self.task, self.snapshots, self.config, self.clock = task, snapshots, config.train, clock
         self.checkpoints, self.log, self.progress, self.ready = checkpoints, log, progress, ready
         self.settings = config.to_json(indent=None)
@@ -257,7 +258,7 @@ class Loop:
         if isinstance(error, OSError):
             return UserError(f"{stopped}{_what(error)}; {kept}")
         if memory := memory_ran_out(error):
-            return UserError(f"{stopped}{memory} (--dry-run tells what a step needs); {kept}")
+            return UserError(f"{stopped}{memory} ({self.lower()}); {kept}")
         self.progress.say(f"{stopped}{type(error).__name__}; {kept}")
         return error
 

@@ -20,6 +20,7 @@ from rwm_fast.training.init import start_from
 from rwm_fast.training.loop import Loop
 from rwm_fast.training.pairs import held_out_pairs
 from rwm_fast.training.pictures import save_curves
+from rwm_fast.training.plan import lower, said
 from rwm_fast.training.processes import Processes, joined
 from rwm_fast.training.progress import Progress
 from rwm_fast.training.report import (
@@ -83,7 +84,10 @@ def _train(
             where = ", ".join(map(str, machine(device, dtype).values()))
             several = f"; {job.count} processes" * (job.count > 1)
             progress.say(f"{pictures.describe()}; {where}{several}")
+            for line in said(config, dtype, device, job) if job.first else ():
+                progress.say(line)
             loop = make_loop(config, folder, pictures, progress, device, dtype, job)
+            loop.lower = lambda: lower(config, dtype, job)
             if job.first:
                 say_how_it_starts(loop, init, changed, news)
         same = repr((names, pictures.report().get("unreadable")))
