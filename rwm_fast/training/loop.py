@@ -74,6 +74,7 @@ class Loop:
     ):
         self.job = job
         self.lower = lambda: "--dry-run tells what a step needs"  # what to do if memory runs out
+        self.took: Callable[[float, tuple[str, ...]], None] = lambda seconds, terms: None
         self.task, self.snapshots, self.config, self.clock = task, snapshots, config.train, clock
         self.checkpoints, self.log, self.progress, self.ready = checkpoints, log, progress, ready
         self.settings = config.to_json(indent=None)
@@ -171,8 +172,10 @@ class Loop:
 
     def step(self, image: Tensor) -> None:
         random = step_generator(self.config.seed, self.nimg)
+        begun = time.monotonic()
         with self.job.step():
             terms = self.task.step(image, self.nimg, self.progressed, random)
+        self.took(time.monotonic() - begun, tuple(terms))
         self.nimg += len(image) * self.job.count
         if self.job.first:
             self.stats.add(terms)

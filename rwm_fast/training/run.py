@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -34,6 +35,7 @@ from rwm_fast.training.report import (
 )
 from rwm_fast.training.run_folder import RunFolder
 from rwm_fast.training.schedule import table
+from rwm_fast.training.threads import chosen_threads
 from rwm_fast.training.trainer import Trainer
 
 REPORT_PAIRS = 256
@@ -179,8 +181,11 @@ def run_loop(
     with job.together():
         rows = job.share.rows(batch)
         batches = make_loader(pictures, batch, start=loop.nimg, rows=rows, device=device)
+    timed = config.train.seconds > 0 and not config.train.threads  # else steps repeat to the bit
+    choosing = chosen_threads(loop) if timed and device.type == "cpu" and job.count == 1 else None
     try:
-        done = loop.run(batches)
+        with choosing or contextlib.nullcontext():
+            done = loop.run(batches)
         job.leave()
         return done
     finally:
