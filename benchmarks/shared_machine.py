@@ -1,6 +1,6 @@
 """The demo's speed beside busy neighbours: one thread, all threads, and the number chosen by time.
 
-`python -m benchmarks.shared_machine --out benchmarks/results/shared-NAME.json`, on a quiet machine.
+`python -m benchmarks.shared_machine --out results.json`, on a quiet machine.
 The fair share of N cores beside M busy processes is N / (N + M) of the best quiet speed, at most
 all of it. The columns take turns, so that all see the same machine.
 """
