@@ -248,7 +248,7 @@ class TrainConfig:
     skipped_in_a_row: int = 10  # ours: steps that are not finite and end a run, 0 = no number does
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # ours: bf16 on CUDA since Ampere
     device: str = "auto"  # ours: CUDA when there is one
-    threads: int = 0  # ours: CPU threads, 0 = torch's choice
+    threads: int = 0  # ours: CPU threads, 0 = by timing under a time budget, else the cores
     seed: int = 0  # ours: of everything random
     log_kimg: float = 1.0  # ours: kimg between log lines
     sample_kimg: float = 100.0  # ours: kimg between picture grids

@@ -139,9 +139,9 @@ def run(arguments: Arguments, job: Processes = ALONE) -> int:
     """Exit status of what the command line asks for."""
     config = arguments.config
     if arguments.dry_run:
-        _, dtype = prepare(job.device(config.train.device), config.train.precision)
+        device, dtype = prepare(job.device(config.train.device), config.train.precision)
         if job.first:
-            say(f"{config.to_json()}\n{plan(config, dtype)}")
+            say(f"{config.to_json()}\n{plan(config, dtype, device, job)}")
         return 0
     out = arguments.out or default_out(arguments)
     report = train(config, out, quick=arguments.quick, init=arguments.init)

@@ -20,6 +20,7 @@ FOREIGN = {
     "scores.json": "what a command leaves in its folder",
     "scores.png": "the same",
     "edits.jsonl": "the same",
+    "results.json": "what a measurement leaves",
     "results.md": "what a measurement leaves in its folder",
     "table.md": "a file that the reader names",
     "scale_forward": "the example of a header",

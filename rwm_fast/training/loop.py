@@ -73,6 +73,8 @@ class Loop:
         job: Processes = ALONE,
     ):
         self.job = job
+        self.lower = lambda: "--dry-run tells what a step needs"  # what to do if memory runs out
+        self.took: Callable[[float, tuple[str, ...]], None] = lambda seconds, terms: None
         self.task, self.snapshots, self.config, self.clock = task, snapshots, config.train, clock
         self.checkpoints, self.log, self.progress, self.ready = checkpoints, log, progress, ready
         self.settings = config.to_json(indent=None)
@@ -170,8 +172,10 @@ class Loop:
 
     def step(self, image: Tensor) -> None:
         random = step_generator(self.config.seed, self.nimg)
+        begun = time.monotonic()
         with self.job.step():
             terms = self.task.step(image, self.nimg, self.progressed, random)
+        self.took(time.monotonic() - begun, tuple(terms))
         self.nimg += len(image) * self.job.count
         if self.job.first:
             self.stats.add(terms)
@@ -257,7 +261,7 @@ class Loop:
         if isinstance(error, OSError):
             return UserError(f"{stopped}{_what(error)}; {kept}")
         if memory := memory_ran_out(error):
-            return UserError(f"{stopped}{memory} (--dry-run tells what a step needs); {kept}")
+            return UserError(f"{stopped}{memory} ({self.lower()}); {kept}")
         self.progress.say(f"{stopped}{type(error).__name__}; {kept}")
         return error
 

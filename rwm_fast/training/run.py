@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -20,6 +21,7 @@ from rwm_fast.training.init import start_from
 from rwm_fast.training.loop import Loop
 from rwm_fast.training.pairs import held_out_pairs
 from rwm_fast.training.pictures import save_curves
+from rwm_fast.training.plan import lower, said
 from rwm_fast.training.processes import Processes, joined
 from rwm_fast.training.progress import Progress
 from rwm_fast.training.report import (
@@ -33,6 +35,7 @@ from rwm_fast.training.report import (
 )
 from rwm_fast.training.run_folder import RunFolder
 from rwm_fast.training.schedule import table
+from rwm_fast.training.threads import chosen_threads
 from rwm_fast.training.trainer import Trainer
 
 REPORT_PAIRS = 256
@@ -83,7 +86,10 @@ def _train(
             where = ", ".join(map(str, machine(device, dtype).values()))
             several = f"; {job.count} processes" * (job.count > 1)
             progress.say(f"{pictures.describe()}; {where}{several}")
+            for line in said(config, dtype, device, job) if job.first else ():
+                progress.say(line)
             loop = make_loop(config, folder, pictures, progress, device, dtype, job)
+            loop.lower = lambda: lower(config, dtype, job)
             if job.first:
                 say_how_it_starts(loop, init, changed, news)
         same = repr((names, pictures.report().get("unreadable")))
@@ -175,8 +181,11 @@ def run_loop(
     with job.together():
         rows = job.share.rows(batch)
         batches = make_loader(pictures, batch, start=loop.nimg, rows=rows, device=device)
+    timed = config.train.seconds > 0 and not config.train.threads  # else steps repeat to the bit
+    choosing = chosen_threads(loop) if timed and device.type == "cpu" and job.count == 1 else None
     try:
-        done = loop.run(batches)
+        with choosing or contextlib.nullcontext():
+            done = loop.run(batches)
         job.leave()
         return done
     finally:

@@ -94,12 +94,12 @@ def test_errors_that_the_user_can_mend_are_one_sentence(tiny, tmp_path, monkeypa
     sentences = {
         WorkerError("a process has died (signal 9)"): "has died (signal 9); saved as",
         OSError(errno.ENOSPC, "No space left", "x.png"): "x.png: No space left; saved as",
-        MemoryError(): "memory ran out (--dry-run tells what a step needs); saved as",
+        MemoryError(): "memory ran out (--train.accumulate 2 takes",
         RuntimeError(
             "[enforce] DefaultCPUAllocator: can't allocate memory: you tried to allocate "
             "4096 bytes."
-        ): "memory ran out, asking for 4096 bytes (--dry",
-        torch.OutOfMemoryError("Tried to allocate 2.00 GiB."): "asking for 2.00 GiB (--dry",
+        ): "memory ran out, asking for 4096 bytes (--train",
+        torch.OutOfMemoryError("Tried to allocate 2.00 GiB."): "asking for 2.00 GiB (--train",
     }
     for k, (error, text) in enumerate(sentences.items()):
         with monkeypatch.context() as patch:
