@@ -9,6 +9,7 @@ import pytest
 import repository as repo
 import torch
 from PIL import Image
+from torch.distributed import run
 
 from rwm_fast import Encoder, Generator
 from rwm_fast.config import PRESETS
@@ -79,6 +80,10 @@ def markers() -> set[str]:
 def test_a_command_is_one_that_can_be_given(words):
     """What test_names.py does not see: programs, values, files, markers, steps."""
     program, *rest = words
+    if program == "torchrun":  # its own options, then those of ours
+        job = run.get_args_parser().parse_args(rest)
+        assert job.module and job.training_script == "rwm_fast.train"
+        program, rest = "python", ["-m", job.training_script, *job.training_script_args]
     if program == "python" and rest[:1] == ["-m"] and rest[1].startswith("rwm_fast."):
         module = importlib.import_module(rest[1])
         if rest[1] == "rwm_fast.train":

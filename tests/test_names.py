@@ -16,6 +16,8 @@ FOREIGN = {
     "--quiet": "mkdocs",
     ".ci/versions.md": "what .ci/versions.py writes",
     "--inplace": "setuptools",
+    "--nproc-per-node": "torchrun",
+    "--max-restarts": "torchrun",
     "--section.field": "any setting",
     "scores.json": "what a command leaves in its folder",
     "scores.png": "the same",

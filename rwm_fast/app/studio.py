@@ -137,6 +137,7 @@ class Studio:
             "styles": {k + 1: _account(styles[k]) for k in used},
         }
         file = _fresh(folder) / f"{content.path.stem}-edited.png"
+        assert isinstance(edited, Image.Image)  # only a deep picture's is an array
         note = save_edit(edited, file, picture, self._describe(account))
         size, before = self.shown(content.path)
         regions = before.convert("RGBA")

@@ -21,12 +21,12 @@ def picture_at(seed: int, position: int, count: int) -> int:
     return int(_permutation(seed, epoch, count)[place])
 
 
-def group_at(position: int, groups: int, run: int) -> tuple[int, int]:
-    """The group that a position belongs to, and its place among the group's positions: `run` in a
-    row are of the first group, as many of the next, and round again."""
-    turn, rest = divmod(position, groups * run)
-    group, within = divmod(rest, run)
-    return group, turn * run + within
+def group_at(position: int, groups: int) -> tuple[int, int]:
+    """The group that a position belongs to, and its place among the group's positions: pairs of
+    neighbours go round the groups, as they do round processes (training/share.py)."""
+    turn, rest = divmod(position, 2 * groups)
+    group, within = divmod(rest, 2)
+    return group, 2 * turn + within
 
 
 def picture_in_group(seed: int, group: int, place: int, counts: Sequence[int]) -> int:

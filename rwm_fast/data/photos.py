@@ -67,10 +67,11 @@ class PhotoSet:
     `config.workers` processes; crops are the same either way. A set of at least 20 pictures keeps
     the share `config.held_out` of them, at most 256, out of training.
 
-    With `config.shard_groups` G above 1 the k-th shard belongs to group k mod G, and of every
-    `batch` positions in a row batch / G belong to each group, in order: so much of a batch needs
-    the shards of its own group. Held-out pictures are of the first group; nothing is kept in
-    memory. UserError for sources that are no shards, and where batch does not divide.
+    With `config.shard_groups` G above 1 the k-th shard belongs to group k mod G, and so does the
+    k-th pair of neighbours in every batch: what a process takes of batches needs the shards of its
+    own group alone, where the number of processes is a multiple of G. Held-out pictures are of the
+    first group; nothing is kept in memory. UserError for sources that are no shards, and where
+    batch does not divide.
     """
 
     def __init__(
@@ -104,7 +105,6 @@ class PhotoSet:
         kept = set(self.held_out)
         self.training = [photo for photo in self.photos if photo not in kept]
         self._groups = [[photo for photo in group if photo not in kept] for group in by_group]
-        self._run = max(1, batch // groups)  # positions in a row of one group
 
     def __len__(self) -> int:
         """Number of pictures to train on."""
@@ -121,7 +121,7 @@ class PhotoSet:
     def sample(self, position: int) -> Sample:
         """The training crop at a position of the stream: uint8 [S, S, 3], its domain, and what
         could not be read. An unreadable picture is replaced by the next one of the set."""
-        number, place = group_at(position, len(self._groups), self._run)
+        number, place = group_at(position, len(self._groups))
         index = picture_in_group(self.seed, number, place, [*map(len, self._groups)])
         group, troubles = self._groups[number], []
         for attempt in range(len(group)):
@@ -257,8 +257,11 @@ def _check_shards(places: Collection[Place], groups: int, batch: int) -> None:
                 f"--data.shard-groups {groups}: expected at least as many tar shards, got "
                 f"{printable(place)}"
             )
-    if batch % groups:
-        raise UserError(f"--data.shard-groups {groups}: expected a divisor of --batch {batch}")
+    if groups > 1 and batch % (2 * groups):
+        raise UserError(
+            f"--data.shard-groups {groups}: expected --batch to be a multiple of {2 * groups}, "
+            f"got {batch}"
+        )
 
 
 def _dealt(photos: list[Photo], groups: int) -> list[list[Photo]]:

@@ -163,7 +163,7 @@ def _members(file: BinaryIO) -> Iterator[Member]:
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # or all of them stay in memory
+            archive.members.clear()  # type: ignore[attr-defined]  # or all of them stay in memory
             if member.isdir():
                 continue
             name = member.name.removeprefix("./")

@@ -8,6 +8,7 @@ import os
 import shutil
 import tarfile
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -114,7 +115,7 @@ class UnfinishedShards(Unfinished):
         index = "".join(json.dumps(line) + "\n" for line in (KIND, *lines))
         sums = "".join(f"{a}  {b}\n" for a, b in zip(self._sums, names, strict=True))
         for name, text in (more | {"SHA256SUMS": sums, INDEX: index}).items():
-            write_whole(self.unfinished / name, lambda p, text=text: p.write_text(text))
+            write_whole(self.unfinished / name, partial(Path.write_text, data=text))
         os.replace(self.unfinished, self.path)
         self.journal.unlink(missing_ok=True)
 

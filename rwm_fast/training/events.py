@@ -40,9 +40,9 @@ class EventLog(JsonLines):
 
     def _open(self, first: int) -> Any:
         """Events from image number `first` on."""
-        self._writer = self._writer_class(str(self.folder), purge_step=first)
-        weakref.finalize(self, self._writer.close)
-        return self._writer
+        self._writer = writer = self._writer_class(str(self.folder), purge_step=first)
+        weakref.finalize(self, writer.close)
+        return writer
 
 
 def _writer_class() -> Any:

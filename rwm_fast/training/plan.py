@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from rwm_fast.config import Config
 from rwm_fast.device import local_processes, memory
 from rwm_fast.training.processes import ALONE, Processes
+from rwm_fast.training.recomputing import recompute_blocks
 from rwm_fast.training.schedule import Due, Schedule
 from rwm_fast.training.step import Method, Networks, Terms, frozen, total
 
@@ -132,6 +133,8 @@ def meta_networks(config: Config, dtype: torch.dtype) -> Networks:
         nets = Networks.of(config.model)
     for net in nets.as_dict().values():
         net.to_compute(None if dtype == torch.float32 else dtype)
+    if config.train.checkpoint_activations:
+        recompute_blocks(nets.as_dict().values())
     return nets
 
 
