@@ -65,12 +65,17 @@ class OnnxGenerator(nn.Module):
 
     parameter_dtype = torch.float32
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, stride: int) -> None:
         super().__init__()
-        self.run = session(path, threads)
+        self.run, self.stride = session(path, threads), stride
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # an editor asks where
 
-    def forward(self, content: Tensor, style: Tensor, regions: Tensor, noise: str) -> Tensor:
+    def forward(self, content: Tensor, style: Tensor, regions: Tensor | None, noise: str) -> Tensor:
+        if regions is None:  # what is exported takes two: the first is everywhere
+            n, _, h, w = content.shape
+            regions = content.new_zeros(n, 2, h * self.stride, w * self.stride)
+            regions[:, 0] = 1
+            style = style[:, None].repeat(1, 2, 1)
         return self.run([content, style, regions])[0]
 
 
@@ -167,9 +172,9 @@ class LatencyRow(networks.NetworkRow):
         if column == "onnxruntime":
             folder = Path(exported(self.preset).name)
             encoder = OnnxEncoder(folder / "encoder.onnx", self.threads, editor.encoder)
-            return RegionEditor(
-                encoder, OnnxGenerator(folder / "generator.onnx", self.threads), noise_seed=None
-            )
+            stride = editor.generator.config.code_stride
+            generator = OnnxGenerator(folder / "generator.onnx", self.threads, stride)
+            return RegionEditor(encoder, generator, noise_seed=None)
         return editor
 
     def calls(self, column: str, dtype: torch.dtype, batch: int) -> networks.Calls:

@@ -25,6 +25,7 @@ from rwm_fast.data.worker import Worker, WorkerError
 log = logging.getLogger("rwm_fast")
 AHEAD = 3  # batches prepared ahead, per worker
 STUCK_SECONDS = 45.0  # without a single picture: seconds of decoding are the worst that was seen
+CLOSING_SECONDS = 2.0  # that the end waits for a picture that is being read
 Collated = tuple[Tensor, Tensor, list[Unreadable]]
 Reads = Callable[[list[int], Callable[[], object]], list[Sample]]
 
@@ -174,8 +175,13 @@ class _Ahead:
         self._open = False
         for worker in self._workers:
             worker.kill()
-        for _ in getattr(self, "_threads", ()):
+        threads = [thread for thread in getattr(self, "_threads", ()) if thread.is_alive()]
+        for _ in threads:
             self._jobs.put(None)
+        # Python's end would tear a thread out of torch's code, and abort; but who hangs is left.
+        end = time.monotonic() + CLOSING_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _run(self, reads: Reads) -> None:
         while (job := self._jobs.get()) is not None and self._open:
