@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -105,6 +106,16 @@ def test_trouble_while_loading_reaches_the_report_or_stops(photos, good_folder):
         for _ in range(12):
             next(loader)
     loader.close()
+
+
+@pytest.mark.parametrize("cache_mb", [1000.0, 0.0])
+def test_a_closed_loader_has_no_thread_left(photos, cache_mb):
+    known = set(threading.enumerate())
+    loader = make_loader(photos(cache_mb=cache_mb, workers=2), 6)
+    next(loader)
+    assert set(threading.enumerate()) > known
+    loader.close()
+    assert set(threading.enumerate()) <= known
 
 
 @pytest.fixture
