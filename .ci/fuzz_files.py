@@ -3,11 +3,12 @@
     python .ci/fuzz_files.py --inputs 100000 --out runs/fuzz-files.json     # seven minutes
     python .ci/fuzz_files.py --inputs 500                                   # seconds
 
-Inputs are pictures, masks, zips, config.json, log.jsonl, states and weights: good ones of every
-format, in which bytes are changed, cut out, doubled or exchanged with those of others. Each must
-end as it should (a result, or the package's own error) within `SECONDS` of computing; at the end
-this process may not have grown by more than `GROWTH_MB`. Anything else is printed, and the file is
-kept. Input k is the same in every run of one seed; exit status 1 if something was found.
+Inputs are pictures, masks, zips, tar shards and their index, config.json, log.jsonl, states and
+weights: good ones of every format, in which bytes are changed, cut out, doubled or exchanged with
+those of others. Each must end as it should (a result, or the package's own error) within `SECONDS`
+of computing; at the end this process may not have grown by more than `GROWTH_MB`. Anything else is
+printed, and the file is kept. Input k is the same in every run of one seed; exit status 1 if
+something was found.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import os
 import platform
 import resource
 import signal
+import struct
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -38,8 +41,10 @@ from PIL import Image
 
 from rwm_fast.config import PRESETS, Config
 from rwm_fast.data.decode import decode, load_picture, picture_size, read_mask, save_image
+from rwm_fast.data.deep import write_png
 from rwm_fast.data.formats import BadImageError
 from rwm_fast.data.packing import Packing, pack
+from rwm_fast.data.shards import INDEX
 from rwm_fast.errors import UserError
 from rwm_fast.models import Encoder, Generator, RegionEditor, save_weights
 from rwm_fast.training.checkpoint import Checkpoints
@@ -76,6 +81,44 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def deep_tiff(values: np.ndarray) -> bytes:
+    """A TIFF file of 16 bits a channel, which Pillow writes none of."""
+    h, w, c = values.shape
+    data = values.astype("<u2").tobytes()
+    tags = [(256, w), (257, h), (259, 1), (262, 2), (273, 8), (277, c), (278, h), (279, len(data))]
+    tags += [(338, 2)] if c == 4 else []  # unassociated alpha
+    after = 8 + len(data) + 6 + 12 * (len(tags) + 1)
+    tags = sorted((number, 4, 1, value) for number, value in tags)
+    tags = sorted([*tags, (258, 3, c, after)])
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    fields = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return (
+        head
+        + data
+        + struct.pack("<H", len(tags))
+        + fields
+        + bytes(4)
+        + struct.pack("<4H", *[16] * 4)
+    )
+
+
+def deep_png(values: np.ndarray, folder: Path) -> bytes:
+    path = folder / "deep.png"
+    write_png(values, path, {"compress_level": 6})
+    return path.read_bytes()
+
+
+def deep_pictures(folder: Path) -> dict[str, bytes]:
+    """Pictures of 16 bits a channel in colour."""
+    random = np.random.default_rng(1)
+    four = random.integers(0, 65536, (24, 32, 4), dtype=np.uint16)
+    found = {}
+    for name, values in (("rgb", four[..., :3]), ("rgba", four)):
+        found[f"png {name} 16"] = deep_png(values, folder)
+        found[f"tiff {name} 16"] = deep_tiff(values)
+    return found
 
 
 def pictures() -> dict[str, bytes]:
@@ -130,6 +173,31 @@ def zips(images: dict[str, bytes]) -> dict[str, bytes]:
     return found
 
 
+def tars(images: dict[str, bytes]) -> dict[str, bytes]:
+    found = {}
+    for name, kind in (("ustar", tarfile.USTAR_FORMAT), ("gnu", tarfile.GNU_FORMAT), ("pax", 2)):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=kind) as archive:
+            for member in ("png", "jpeg", "gif"):
+                info = tarfile.TarInfo(f"p/{'é' * (60 if kind else 1)}{member}.{member}")
+                info.size = len(images[member])
+                archive.addfile(info, io.BytesIO(images[member]))
+            link = tarfile.TarInfo("p/link.png")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+            archive.addfile(link)
+        found[name] = file.getvalue()
+    return found
+
+
+def index(images: dict[str, bytes], folder: Path) -> bytes:
+    """What `prepare --shards` writes beside its shards, which stay in the folder `set`."""
+    for name in ("png", "jpeg", "gif"):
+        (folder / "from").mkdir(exist_ok=True)
+        (folder / "from" / f"{name}.{name}").write_bytes(images[name])
+    pack([str(folder / "from")], folder / "set", Packing(smallest=1, size=16, shards=True))
+    return (folder / "set" / INDEX).read_bytes()
+
+
 def tiny() -> Config:
     """The demo with networks as narrow as they can be."""
     demo, eight = PRESETS["demo"], (8,)
@@ -158,9 +226,11 @@ def seeds(folder: Path) -> dict[str, dict[str, bytes]]:
     records = [{"nimg": 8 * k, "seconds": 1.5 * k, "loss/a": 0.25} for k in range(6)]
     log = "".join(json.dumps(record) + "\n" for record in records)
     return {
-        "picture": images,
+        "picture": images | deep_pictures(folder),
         "mask": {name: images[name] for name in ("png", "png palette", "png alpha", "png 1")},
         "zip": zips(images),
+        "shards": tars(images),
+        "index": {"index": index(images, folder)},
         "config": {"config": config.to_json().encode()},
         "log": {"log": log.encode()},
         "state": {"state": state.read_bytes()},
@@ -224,6 +294,18 @@ def read_zip(path: Path) -> None:
     pack([str(path)], path.with_name("out.zip"), Packing(smallest=1, size=16))
 
 
+def read_shards(path: Path) -> None:
+    tar = path.with_name("input.tar")
+    os.replace(path, tar)
+    pack([str(tar)], path.with_name("out.zip"), Packing(smallest=1, size=16))
+
+
+def read_shard_index(path: Path) -> None:
+    folder = path.with_name("set")
+    os.replace(path, folder / INDEX)
+    pack([str(folder)], path.with_name("out.zip"), Packing(smallest=1, size=16))
+
+
 def read_config_file(path: Path) -> None:
     try:
         Config.from_json(path.read_text())
@@ -247,12 +329,15 @@ READERS: dict[str, Reader] = {
     "picture": read_picture,
     "mask": lambda path: read_mask(path).remark(),
     "zip": read_zip,
+    "shards": read_shards,
+    "index": read_shard_index,
     "config": read_config_file,
     "log": read_log,
     "state": read_state,
     "weights": RegionEditor.from_checkpoint,
 }
-SHARES = {"picture": 50, "mask": 10, "zip": 15, "config": 8, "log": 5, "state": 5, "weights": 7}
+SHARES = {"picture": 50, "mask": 10, "zip": 15, "shards": 10, "index": 5}
+SHARES |= {"config": 8, "log": 5, "state": 5, "weights": 7}
 
 
 def growth() -> float:

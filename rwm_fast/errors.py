@@ -36,6 +36,11 @@ def memory_ran_out(error: BaseException) -> str:
     return f"memory ran out, asking for {amount[1]}" if amount else "memory ran out"
 
 
+def sentence_of(error: Exception) -> str:
+    """What a user is told of an error that is theirs to mend; "" for any other."""
+    return printable(error) if isinstance(error, UserError) else memory_ran_out(error)
+
+
 def reports_user_errors(main: Callable[P, R]) -> Callable[P, R]:
     """Makes a command's `main` end a UserError as one sentence on stderr and exit status 2."""
 
@@ -46,10 +51,8 @@ def reports_user_errors(main: Callable[P, R]) -> Callable[P, R]:
                 sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return main(*arguments, **keywords)
-        except UserError as error:
-            sentence = printable(error)
-        except (MemoryError, RuntimeError) as error:
-            sentence = memory_ran_out(error)
+        except (UserError, MemoryError, RuntimeError) as error:
+            sentence = sentence_of(error)
             if not sentence:
                 raise
         print(f"error: {sentence}", file=sys.stderr)

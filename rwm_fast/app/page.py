@@ -16,7 +16,7 @@ from PIL import Image
 
 from rwm_fast.app.marks import Mark, as_json, read_marks
 from rwm_fast.app.studio import COLOURS, PICTURES, Studio, Style, Subject
-from rwm_fast.errors import UserError, memory_ran_out, printable
+from rwm_fast.errors import UserError, sentence_of
 
 _HOURS = 4  # that a picture is kept
 _TOOLS = (
@@ -208,10 +208,8 @@ def _when(
     def said(*values: Any) -> Any:
         try:
             return act(*values)
-        except UserError as error:
-            sentence = printable(error)
-        except (MemoryError, RuntimeError) as error:
-            sentence = memory_ran_out(error)
+        except (UserError, MemoryError, RuntimeError) as error:
+            sentence = sentence_of(error)
             if not sentence:
                 raise
         raise gr.Error(sentence, print_exception=False)

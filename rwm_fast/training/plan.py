@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -138,37 +137,30 @@ def meta_networks(config: Config, dtype: torch.dtype) -> Networks:
     return nets
 
 
-def rehearse(
-    config: Config,
-    nets: Networks,
-    rows: int,
-    updated: Callable[[str], object] = lambda update: None,
-) -> None:
-    """A step of each side on so many meta pictures, as `Trainer` takes it, every term due;
-    `updated` is called after the backward pass of "discriminators", "r1" and "autoencoder"."""
+def rehearse(config: Config, nets: Networks, rows: int) -> None:
+    """A step of each side on so many meta pictures, as `Trainer` takes it, every term due."""
     method, size = Method(nets, config.loss, config.mask), config.model.image_size
     random = torch.Generator().manual_seed(0)
     image = torch.empty(rows, 3, size, size, device="meta")
     autoencoder, judges = _sides(nets)
 
-    def learn(update: str, side: tuple[nn.Module, ...], terms: Terms) -> None:
+    def learn(side: tuple[nn.Module, ...], terms: Terms) -> None:
         if terms:
             for module in side:
                 module.zero_grad(set_to_none=True)
             total(terms).backward()
-            updated(update)
 
     def step(due: Due) -> None:
         painted = method.paint(image, random, due)
         if due.discriminators:
             terms = method.discriminator_terms(painted, random, due.discriminators)
-            learn("discriminators", judges, terms)
+            learn(judges, terms)
             del terms
-            learn("r1", judges, method.r1_terms(image, random, due.r1))
+            learn(judges, method.r1_terms(image, random, due.r1))
         if due.autoencoder:
             with frozen(*judges):
                 terms = method.autoencoder_terms(painted, random, due.autoencoder)
-                learn("autoencoder", autoencoder, terms)
+                learn(autoencoder, terms)
 
     due = Schedule(config.loss, config.train).all()
     if config.train.step_order == "shared" and config.train.accumulate == 1:

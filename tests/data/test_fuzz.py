@@ -15,7 +15,9 @@ def fuzz_files():
     return module
 
 
-@pytest.mark.parametrize("kind", ["picture", "mask", "zip", "config", "state", "weights"])
+@pytest.mark.parametrize(
+    "kind", ["picture", "mask", "zip", "shards", "index", "config", "state", "weights"]
+)
 def test_damaged_files_end_in_a_result_or_a_sentence(fuzz_files, kind, tmp_path):
     result = fuzz_files.fuzz(40, 1, (kind,), tmp_path)
     assert not result["found"]

@@ -51,13 +51,16 @@ def test_a_step_grows_with_the_pictures_in_memory_and_the_state_does_not(tiny):
 
 
 @pytest.mark.parametrize("order", ["shared", "alternate"])
-def test_every_update_is_rehearsed(tiny, order):
+def test_every_update_is_rehearsed(tiny, order, monkeypatch):
+    add = planning.total
     for gamma, r1 in ((0.0, []), (1.0, ["r1"])):
         config = tiny(loss={"r1_gamma": gamma, "r1_patch_gamma": 0.0}, step_order=order)
-        seen: list[str] = []
-        nets = planning.meta_networks(config, torch.float32)
-        planning.rehearse(config, nets, 4, seen.append)
-        assert seen == ["discriminators", *r1, "autoencoder"]
+        seen: list[dict] = []
+        monkeypatch.setattr(planning, "total", lambda terms, s=seen: s.append(terms) or add(terms))
+        planning.rehearse(config, planning.meta_networks(config, torch.float32), 4)
+        first = ["d_real", *r1, "reconstruction"]
+        assert len(seen) == len(first)
+        assert all(name in terms for name, terms in zip(first, seen, strict=True))
 
 
 @pytest.mark.parametrize(("free", "fits"), [(2**40, True), (2**20, False)])

@@ -12,6 +12,7 @@ from pathlib import Path
 import one_of_several
 import pytest
 import torch
+from states import same
 
 from rwm_fast.errors import UserError
 from rwm_fast.training.processes import Processes, joined
@@ -62,16 +63,6 @@ def test_two_processes_make_the_steps_of_one(tiny, several, tmp_path):
             torch.testing.assert_close(terms_there, terms, **close)
             torch.testing.assert_close(nets_there, nets, **close)
             torch.testing.assert_close(other[name][k][1], nets_there, rtol=0, atol=0)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def state(folder, nimg):

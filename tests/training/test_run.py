@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 import torch
 from PIL import Image
+from states import same
 
 from rwm_fast.config import Config
 from rwm_fast.errors import UserError
@@ -51,16 +52,6 @@ def press_ctrl_c(terms):
 
 def final_state(folder) -> dict:
     return torch.load(sorted((folder / "checkpoints").iterdir())[-1], weights_only=True)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def test_a_run_leaves_everything_it_promises(tiny, tmp_path):

@@ -35,7 +35,7 @@ def bounds(weight: Tensor, styles: Tensor) -> Bounds:
 
 def _power(t: Tensor, dims: tuple[int, ...], more: int = 0) -> Tensor:
     """2^−e with |t| < 2^(e − more), in a range that keeps (α·β)² finite; for t = 0 at its end."""
-    largest = torch.linalg.vector_norm(t.detach(), math.inf, dims, keepdim=True).float()
+    largest = t.detach().abs().amax(dims, keepdim=True).float()  # a norm takes five times as long
     exponent = torch.frexp(largest.clamp(2.0**-30, 2.0**30)).exponent
     return torch.exp2(-(exponent + more).float())
 
