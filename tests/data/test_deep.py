@@ -14,6 +14,7 @@ from rwm_fast.data.saving import Extras, keeps_depth, write_picture
 
 DRAW = np.random.default_rng(0)
 RGB, RGBA = (DRAW.integers(0, 65536, (9, 14, c), np.uint16) for c in (3, 4))
+RGBA[4:6, :, 3] = [[0], [50]]  # colours under full and near transparency are kept too
 CHANNELS = {3: 2, 4: 6}  # PNG's numbers for them
 
 

@@ -42,7 +42,7 @@ def several(tiny, tmp_path):
                     words, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
                 )
             )
-        said = [child.communicate(timeout=900)[0].decode() for child in children]
+        said = [child.communicate(timeout=300)[0].decode() for child in children]
         return [child.returncode for child in children], said
 
     return start
