@@ -22,7 +22,10 @@ class Listing(NamedTuple):
 
 
 def listing_of(reasons: dict[str, str | None]) -> Listing:
-    """From why each file is no picture; None = it is one."""
+    """From why each file is no picture; None = it is one. A name that is none, as archives may
+    have, is no picture's."""
+    nameless = {name for name in reasons if not PurePosixPath(name).name}
+    reasons = reasons | {name: reasons[name] or "it has no name" for name in nameless}
     pictures = [name for name, reason in reasons.items() if reason is None]
     return Listing(pictures, {name: why for name, why in reasons.items() if why is not None})
 

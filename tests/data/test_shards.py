@@ -11,12 +11,14 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rwm_fast.config import DataConfig
 from rwm_fast.data import packing, shards
 from rwm_fast.data.files import find_pictures
 from rwm_fast.data.loader import make_loader
 from rwm_fast.data.order import group_at
+from rwm_fast.data.packing import Packing, pack
 from rwm_fast.data.photos import PhotoSet
 from rwm_fast.data.shards import INDEX, expand
 from rwm_fast.errors import UserError
@@ -379,3 +381,19 @@ def test_patterns():
 def test_an_absent_shard_of_a_pattern_is_refused(shard_set):
     with pytest.raises(UserError, match="pictures-000006.tar does not exist"):
         find_pictures(shard_set / "pictures-{000000..000006}.tar")
+
+
+@pytest.mark.parametrize("name", ["", ".", "./", "./."])
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_member_without_a_name_is_passed_over(tmp_path, kind, name):
+    picture, path = png(Image.new("RGB", (20, 20))), tmp_path / f"a.{kind}"
+    if kind == "tar":
+        tar_of(path, {name: picture, "b.png": picture})
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(zipfile.ZipInfo(name), picture)
+            archive.writestr("b.png", picture)
+    report = pack([str(path)], tmp_path / "out.zip", Packing(smallest=1, size=16))
+    assert report.packed == {"a": 1} and not report.copies and not report.unreadable
+    nameless = [why for why in report.passed_over.values() if why == "it has no name"]
+    assert len(nameless) == (not name.endswith("/") or kind == "tar")
