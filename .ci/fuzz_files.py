@@ -1,6 +1,6 @@
 """Damaged and made-up files against everything that reads files.
 
-    python .ci/fuzz_files.py --inputs 100000 --out runs/fuzz-files.json     # seven minutes
+    python .ci/fuzz_files.py --inputs 100000 --out runs/fuzz-files.json     # eight minutes
     python .ci/fuzz_files.py --inputs 500                                   # seconds
 
 Inputs are pictures, masks, zips, tar shards and their index, config.json, log.jsonl, states and
