@@ -16,7 +16,8 @@ import torch
 
 from rwm_fast.training.loop import Loop
 
-SECONDS, STEPS = 0.5, 4  # a measurement lasts at least so long, and so many steps
+SECONDS, STEPS = 0.5, 4  # a measurement lasts at least so long, and so many steps,
+ENOUGH = 2.0  # or so many seconds, for long steps
 BETTER = 0.93  # another number is taken if its time for the same steps is below this share
 HOPELESS = 1.5  # … and given up after one step above this one
 SLOWER, FASTER = 1.25, 0.8  # changes of the speed, after which numbers are tried anew
@@ -72,13 +73,15 @@ class Chooser:
         return statistics.fmean(times) if times else None
 
     def _kept(self, seconds: float, usual: float | None, kind: Hashable) -> None:
-        learnt = self._known >= SECONDS and self._steps >= STEPS
-        if not learnt or usual is None:
+        due = self._to_try or (self.most > 1 and self._now >= self._next)
+        if usual is None or not _enough(self._known, self._steps):
             self._times.setdefault(kind, deque(maxlen=32)).append(seconds)
             self._known, self._steps = self._known + seconds, self._steps + 1
+            if due and self._known >= ENOUGH:
+                self._begin()
             return
         ratio = self._ratio(seconds, usual)
-        if self._to_try or (self.most > 1 and self._now >= self._next):
+        if due:
             self._begin()
         elif ratio is not None:
             changed = ratio > SLOWER or ratio < FASTER
@@ -93,7 +96,7 @@ class Chooser:
         """Time over usual time of the same steps, once enough were measured."""
         self._took, self._expected = self._took + seconds, self._expected + usual
         self._count += 1
-        enough = self._count >= STEPS and self._took >= SECONDS
+        enough = _enough(self._took, self._count)
         return self._took / self._expected if enough else None
 
     def _begin(self) -> None:
@@ -130,6 +133,10 @@ class Chooser:
         if not self._to_try:
             self._next = self._now + max(self._pause, self._loss / SHARE)
             self._pause = min(2 * self._pause, LONGEST)
+
+
+def _enough(seconds: float, steps: int) -> bool:
+    return seconds >= ENOUGH or (seconds >= SECONDS and steps >= STEPS)
 
 
 @contextlib.contextmanager
