@@ -28,7 +28,7 @@ GRAIN = 2.5  # standard deviation, of 255
 EDITS = {
     "a mask file, to PNG": ("--mask", "mask.png", "--out", "out.png"),
     "a mask file, to JPEG": ("--mask", "mask.png", "--out", "out.jpg"),
-    "… outside untouched": ("--mask", "mask.png", "--feather", "8", "--out", "out.png"),
+    "… with a soft border": ("--mask", "mask.png", "--feather", "8", "--out", "out.png"),
     "a click": ("--click", "3000,600", "--out", "out.png"),
 }
 # The command, and what its process held at most; the rusage of a child starts with its parent's.
