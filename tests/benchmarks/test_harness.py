@@ -18,6 +18,7 @@ rewritten = importlib.import_module("benchmarks.rewritten")
 device = importlib.import_module("benchmarks.device")
 measure = importlib.import_module("benchmarks.measure")
 report = importlib.import_module("benchmarks.report")
+shared_machine = importlib.import_module("benchmarks.shared_machine")
 rows = importlib.import_module("benchmarks.rows")
 row_module = importlib.import_module("benchmarks.rows.row")
 
@@ -43,6 +44,13 @@ def test_committed_results_are_whole(path):
     found = report.checked(json.loads(path.read_text()))
     text = report.markdown(found)
     assert "GFLOP/s" in text and not report.problems(found)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results/threads").glob("*.json")))
+def test_committed_threads_are_their_table(path):
+    found = json.loads(path.read_text())
+    text = shared_machine.table(found["rows"], found["cores"])
+    assert text == path.with_suffix(".md").read_text()
 
 
 SMALL = [row for row in rows.all_rows() if row.group != "networks" and "512" not in row.name][:6]
