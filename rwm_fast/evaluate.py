@@ -126,6 +126,8 @@ def _pairs(arguments: Arguments, config: Config) -> tuple[Pairs, list[Direction]
     )
     pictures = PhotoSet(data, config.model.image_size, config.train.seed)
     among = pictures.held_out or pictures.training
+    if len(among) < 2:  # nothing is learnt from a picture in its own style
+        raise UserError(f"--data: expected at least 2 pictures to score, got {among[0]} alone")
     pairs = photo_pairs(pictures, arguments.pairs or max(PAIRS, len(among)), config.mask)
     used = min(len(among), arguments.pairs or len(among))
     kind = ", held out of training" if pictures.held_out else ""

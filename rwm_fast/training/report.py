@@ -152,7 +152,7 @@ def text_of(report: Report) -> str:
         return f"{text:38}" + "".join(cells)
 
     lines = [
-        f"{report['pairs']} held-out pairs; distances are mean |difference| on [-1, 1]",
+        f"{report['pairs']} pairs; distances are mean |difference| on [-1, 1]",
         f"{'':38}  nothing Reinhard    model   detail",
     ]
     for name, text in TRUTH_ROWS.items():

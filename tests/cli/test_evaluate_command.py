@@ -147,9 +147,14 @@ def test_a_weights_file_does_not_choose_the_folders_that_are_opened(
     )
 
 
-def test_bad_evaluations(refused, tmp_path, trained):
+def test_bad_evaluations(refused, picture, tmp_path, trained):
     assert "no weights at" in refused("evaluate", "--checkpoint", tmp_path / "absent")
     assert "at least 2, got 0" in refused("evaluate", "--checkpoint", trained, "--pairs", 0)
     assert "does not exist" in refused(
         "evaluate", "--checkpoint", trained, "--data", tmp_path / "absent"
+    )
+    (tmp_path / "one").mkdir()
+    picture("one/0.png")
+    assert "at least 2 pictures to score, got" in refused(
+        "evaluate", "--checkpoint", trained, "--data", tmp_path / "one"
     )
