@@ -29,7 +29,7 @@ def main(run: str, count: int = PAIRS) -> None:
     editor, size = RegionEditor.load(run), read_config(run).model.image_size
     networks: Autoencoder = {"encoder": editor.encoder, "generator": editor.generator}
     report = {}
-    for way in itertools.product(TIMES, repeat=2):
+    for way in itertools.product(TIMES, TIMES):
         pairs = landscape_pairs("report", count, size, way)
         name = " -> ".join(way)
         report[name] = evaluate(networks, pairs, False, None)["scores"]
