@@ -1,7 +1,7 @@
 """Score a trained model: `python -m rwm_fast.evaluate --checkpoint RUN` prints the table and writes
 scores.json and scores.png beside the weights. Of several folders of pictures every direction,
-content of one and style of another, is scored too, with scores-1-2.png for that from the first to
-the second."""
+content of one and style of another, is scored too, with scores-1-2.png for content of the first in
+the style of the second."""
 
 from __future__ import annotations
 
@@ -34,7 +34,15 @@ from rwm_fast.training.report import (
 from rwm_fast.training.step import Autoencoder
 
 PAIRS = 256  # scored, if the pictures are not more
-Directions = dict[tuple[tuple[int, int], str], Pairs]  # domains of content and style, and in words
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Content of one domain in the style of another, or of the same."""
+
+    domains: tuple[str, str]  # names, no two domains having the same
+    grid: str  # file name
+    pairs: Pairs
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     networks: Autoencoder = {"encoder": editor.encoder, "generator": editor.generator}
     pairs, across, scored = _pairs(arguments, config)
     print(scored)
-    directions = {name: evaluate(networks, p, False, None) for (_, name), p in across.items()}
+    directions = {
+        " -> ".join(way.domains): {"grid": way.grid, **evaluate(networks, way.pairs, False, None)}
+        for way in across
+    }
     report = {
         "checkpoint": arguments.checkpoint,
         "split": arguments.split,
@@ -82,8 +93,8 @@ def main(argv: list[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         save_report(folder / "scores.json", report)
         save_pairs_grid(networks, pairs, folder / "scores.png")
-        for ((a, b), _), of_direction in across.items():
-            save_pairs_grid(networks, of_direction, folder / f"scores-{a + 1}-{b + 1}.png")
+        for way in across:
+            save_pairs_grid(networks, way.pairs, folder / way.grid, way.domains)
     except OSError as error:
         raise UserError(
             f"--out: expected a folder that can be written, got {folder} ({error.strerror})"
@@ -94,12 +105,12 @@ def main(argv: list[str] | None = None) -> int:
     return int(arguments.strict and not report.get("passed", True))
 
 
-def _pairs(arguments: Arguments, config: Config) -> tuple[Pairs, Directions, str]:
+def _pairs(arguments: Arguments, config: Config) -> tuple[Pairs, list[Direction], str]:
     """The pairs to score, those of every direction between several folders, and words on them."""
     sources, limits = arguments.data or config.data.sources, arguments.limits
     if not sources:
         pairs = landscape_pairs(arguments.split, arguments.pairs or PAIRS, config.model.image_size)
-        return pairs, {}, f"scored: {len(pairs)} pairs of landscapes"
+        return pairs, [], f"scored: {len(pairs)} pairs of landscapes"
     if not arguments.data and not resolve(arguments.checkpoint).is_dir():
         raise UserError(  # a weights file may be anybody's, and so may the folders that it names
             f"--data: expected the pictures to score, for {arguments.checkpoint} is no run folder "
@@ -115,22 +126,40 @@ def _pairs(arguments: Arguments, config: Config) -> tuple[Pairs, Directions, str
     )
     pictures = PhotoSet(data, config.model.image_size, config.train.seed)
     among = pictures.held_out or pictures.training
+    if len(among) < 2:  # nothing is learnt from a picture in its own style
+        raise UserError(f"--data: expected at least 2 pictures to score, got {among[0]} alone")
     pairs = photo_pairs(pictures, arguments.pairs or max(PAIRS, len(among)), config.mask)
     used = min(len(among), arguments.pairs or len(among))
     kind = ", held out of training" if pictures.held_out else ""
-    across = {}
-    if len(pictures.domains) > 1:
-        count, names = arguments.pairs or PAIRS, pictures.domains
-        for (a, b), of in photo_directions(pictures, count, config.mask).items():
-            across[(a, b), f"{names[a]} -> {names[b]}"] = of
-    return (
-        pairs,
-        across,
-        (
-            f"scored: {used} of {len(pictures.photos)} pictures{kind}, in {len(pairs)} pairs; "
-            f"{pictures.describe()}"
-        ),
+    scored = (
+        f"scored: {used} of {len(pictures.photos)} pictures{kind}, in {len(pairs)} pairs; "
+        f"{pictures.describe()}"
     )
+    if len(pictures.domains) == 1:
+        return pairs, [], scored
+    across, missing = _directions(pictures, arguments.pairs or PAIRS, config)
+    return pairs, across, "\n".join([scored, *missing])
+
+
+def _directions(
+    pictures: PhotoSet, count: int, config: Config
+) -> tuple[list[Direction], list[str]]:
+    """Every direction, and a sentence on each that cannot be scored."""
+    labels = pictures.domains
+    names = [f"{x} ({k})" if labels.count(x) > 1 else x for k, x in enumerate(labels, 1)]
+    across = photo_directions(pictures, count, config.mask)
+    kind = "held out of training (--data scores all)" if pictures.held_out else "readable"
+    found = [
+        Direction((names[a], names[b]), f"scores-{a + 1}-{b + 1}.png", pairs)
+        for (a, b), pairs in across.items()
+    ]
+    missing = []
+    for k, name in enumerate(names):
+        if not any(k in way for way in across):
+            missing.append(f"not scored: {name} with anything, for no picture of it is {kind}")
+        elif (k, k) not in across:
+            missing.append(f"not scored: {name} -> {name}, for one picture of it is {kind}")
+    return found, missing
 
 
 def results_folder(checkpoint: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -36,14 +37,15 @@ def held_out_pairs(
     return photo_pairs(photos, count, config.mask)
 
 
-def landscape_pairs(split: str, count: int, size: int) -> Pairs:
+def landscape_pairs(split: str, count: int, size: int, times: tuple[str, str] = ("", "")) -> Pairs:
     """`count` pairs: a scene in its own style, another scene in another style, the true swap.
 
-    Masks are the scenes' own regions (sky, mountain, water, ground), by turns.
+    Masks are the scenes' own regions (sky, mountain, water, ground), by turns. `times` fixes the
+    time of day of content and style pictures (names of `landscapes.TIMES`).
     """
     content_seed, style_seed = SPLITS[split]
     chunks = [
-        _render(content_seed, style_seed, range(start, min(start + 64, count)), size)
+        _render(content_seed, style_seed, range(start, min(start + 64, count)), size, times)
         for start in range(0, count, 64)
     ]
     content, style, regions, truth = (torch.cat(part) for part in zip(*chunks, strict=True))
@@ -52,12 +54,13 @@ def landscape_pairs(split: str, count: int, size: int) -> Pairs:
     return Pairs(content, style, mask, truth)
 
 
-def _render(content_seed: int, style_seed: int, rows: range, size: int) -> list[Tensor]:
-    scene, own_style = (
-        draw([content_seed + k for k in rows]) for draw in (landscapes.content, landscapes.style)
-    )
-    other_scene, other_style = (
-        draw([style_seed + k for k in rows]) for draw in (landscapes.content, landscapes.style)
+def _render(
+    content_seed: int, style_seed: int, rows: range, size: int, times: tuple[str, str]
+) -> list[Tensor]:
+    (scene, own_style), (other_scene, other_style) = (
+        (landscapes.content(seeds), landscapes.style(seeds, time=time))
+        for first, time in zip((content_seed, style_seed), times, strict=True)
+        for seeds in [[first + k for k in rows]]
     )
     content, regions = landscapes.render(scene, own_style, size)
     style, _ = landscapes.render(other_scene, other_style, size)
@@ -67,16 +70,21 @@ def _render(content_seed: int, style_seed: int, rows: range, size: int) -> list[
 
 def photo_pairs(pictures: PhotoSet, count: int, config: MaskConfig) -> Pairs:
     """At most `count` pairs of held-out photos (of training photos in a set too small to hold some
-    out), with random masks; every photo comes as content before one comes twice."""
-    photos = (pictures.held_out or pictures.training)[:count]
-    return _paired(_images(pictures, photos), None, count, config)
+    out), with random masks; every photo comes as content before one comes twice. Of several
+    domains photos come by turns, so that the few pairs of a grid show each, in the style of the
+    next."""
+    photos = pictures.held_out or pictures.training
+    domains = [[p for p in photos if p.domain == k] for k in range(len(pictures.domains))]
+    by_turns = [p for row in itertools.zip_longest(*domains) for p in row if p is not None]
+    return _paired(_images(pictures, by_turns[:count]), None, count, config)
 
 
 def photo_directions(
     pictures: PhotoSet, count: int, config: MaskConfig
 ) -> dict[tuple[int, int], Pairs]:
     """The same for every pair of domains, content of one and style of the other, and for each with
-    itself; at most `count` pairs each. A domain of which no photo is there has no part in it."""
+    itself; at most `count` pairs each. A domain of which no photo is there has no part in it, one
+    of a single photo none with itself."""
     images = {}
     for domain in range(len(pictures.domains)):
         own = [p for p in pictures.held_out or pictures.training if p.domain == domain][:count]
@@ -86,6 +94,7 @@ def photo_directions(
         (a, b): _paired(images[a], None if a == b else images[b], count, config)
         for a in images
         for b in images
+        if a != b or len(images[a]) > 1
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,18 +19,23 @@ from rwm_fast.training.stats import Record
 
 TILE = 128  # px, least side of a picture in a grid: small ones are enlarged without smoothing
 LESS = {"reconstruction_l1", "outside_leak", "style_cosine_apart"}  # scores: errors and leaks
-LABEL = 150  # px, width of the row names
+LABEL = 150  # px, width of the row names, if none is longer
+NAME = 30  # characters of a folder's name that are shown
 
 
-def grid_rows(pairs: Pairs, painted: Painted, columns: int) -> dict[str, Tensor]:
-    """Rows of at most `columns` images [N, 3, H, W] by name.
+def grid_rows(
+    pairs: Pairs, painted: Painted, columns: int, of: tuple[str, str] = ("", "")
+) -> dict[str, Tensor]:
+    """Rows of at most `columns` images [N, 3, H, W] by name; `of`: where contents and styles are
+    from, if that is to be told.
 
     Kept detail (ours): content + edit - reconstruction.
     """
     kept = lambda image: keep_detail(pairs.content, image, painted.reconstructed)
+    told = lambda what, where: f"{what}: {where[:NAME]}" if where else what
     rows = {
-        "content": pairs.content,
-        "style": pairs.style,
+        told("content", of[0]): pairs.content,
+        told("style", of[1]): pairs.style,
         "reconstruction": painted.reconstructed,
         "swap": painted.swapped,
         "swap, kept detail": kept(painted.swapped),
@@ -51,9 +57,11 @@ def save_grid(rows: dict[str, Tensor], path: Path) -> None:
     height = images.shape[3]
     tiles = images.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # [R·H, N·W, 3]
     sheet = Image.fromarray(((tiles + 1) * 127.5).round().byte().cpu().numpy())
-    page = Image.new("RGB", (LABEL + sheet.width, sheet.height), "white")
-    page.paste(sheet, (LABEL, 0))
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=15)
+    font = ImageFont.load_default(size=15)
+    label = max(LABEL, *(16 + math.ceil(font.getlength(name)) for name in rows))
+    page = Image.new("RGB", (label + sheet.width, sheet.height), "white")
+    page.paste(sheet, (label, 0))
+    draw = ImageDraw.Draw(page)
     for k, name in enumerate(rows):
         draw.text((8, k * height + height // 2), name, fill="black", anchor="lm", font=font)
     write_whole(path, lambda temporary: page.save(temporary, "PNG"))

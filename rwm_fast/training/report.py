@@ -100,10 +100,13 @@ def evaluate(networks: Autoencoder, pairs: Pairs, quick: bool, kimg: float | Non
     return report
 
 
-def save_pairs_grid(networks: Autoencoder, pairs: Pairs, path: Path) -> None:
-    """The first pairs and what the networks make of them."""
+def save_pairs_grid(
+    networks: Autoencoder, pairs: Pairs, path: Path, of: tuple[str, str] = ("", "")
+) -> None:
+    """The first pairs and what the networks make of them; `of` names the domains of content and
+    style."""
     first = pairs.first(COLUMNS)
-    save_grid(grid_rows(first, paint(**networks, pairs=first), COLUMNS), path)
+    save_grid(grid_rows(first, paint(**networks, pairs=first), COLUMNS, of), path)
 
 
 def machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
@@ -149,7 +152,7 @@ def text_of(report: Report) -> str:
         return f"{text:38}" + "".join(cells)
 
     lines = [
-        f"{report['pairs']} held-out pairs; distances are mean |difference| on [-1, 1]",
+        f"{report['pairs']} pairs; distances are mean |difference| on [-1, 1]",
         f"{'':38}  nothing Reinhard    model   detail",
     ]
     for name, text in TRUTH_ROWS.items():
@@ -174,20 +177,27 @@ def text_of(report: Report) -> str:
 
 
 ACROSS = {
-    "reconstruction_l1": "reconstruction",
-    "swap_from_content": "swap moves",
-    "style_cosine_match": "style match",
-    "content_retention": "content kept",
-    "outside_leak_far": "outside, far",
+    "reconstruction_l1": "rebuilt",
+    "swap_from_content": "moved",
+    "inside_style": "colours",
+    "inside_structure": "edges",
+    "style_cosine_match": "style",
+    "content_retention": "content",
+    "outside_leak_far": "outside",
 }
+LEGEND = """\
+rebuilt: reconstruction L1; moved: swap, from its content picture; colours, edges: edit inside the
+mask, way to the style's colours, cosine with the content's edges; style, content: cosine of the
+swap's code with the reference's; outside: beyond 8 px of the mask, from its own reconstruction"""
 
 
 def text_of_directions(directions: dict[str, Report]) -> str:
     """One line for every direction, from content to style."""
-    width = max(map(len, directions))
-    lines = [f"{'content -> style':{width}}  pairs  " + "  ".join(ACROSS.values())]
+    heading = "content -> style"
+    width = max(map(len, (heading, *directions)))
+    lines = [f"{heading:{width}}  pairs  " + "  ".join(f"{title:>7}" for title in ACROSS.values())]
     for name, report in directions.items():
-        scores = report["scores"]
-        cells = (f"{scores[key]:{len(title)}.3f}" for key, title in ACROSS.items())
-        lines.append(f"{name:{width}}  {report['pairs']:5}  " + "  ".join(cells))
-    return "\n".join(lines)
+        values = (report["scores"][key] for key in ACROSS)
+        cells = (" " * 7 if math.isnan(value) else f"{value:7.3f}" for value in values)
+        lines.append(f"{name:{width}}  {report['pairs']:5}  {'  '.join(cells)}  {report['grid']}")
+    return "\n".join([*lines, LEGEND])

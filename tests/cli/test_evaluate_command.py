@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import torch
 from commands import run
@@ -9,7 +10,7 @@ from commands import run
 from rwm_fast.config import DataConfig, MaskConfig
 from rwm_fast.data.photos import PhotoSet
 from rwm_fast.models import Encoder, Generator, load_weights, read_config, save_weights
-from rwm_fast.training.pairs import photo_directions
+from rwm_fast.training.pairs import photo_directions, photo_pairs
 
 
 def test_scores_are_printed_and_written(trained, tmp_path, capsys):
@@ -63,6 +64,61 @@ def test_every_direction_between_folders_is_scored(model, picture, tmp_path, cap
         assert len(torch.unique(both, dim=0)) == len(both)  # every combination once
 
 
+def test_folders_of_one_name_are_told_apart(model, picture, tmp_path, capsys):
+    for folder in ("a/same", "b/same"):
+        (tmp_path / folder).mkdir(parents=True)
+        for k in range(2):
+            picture(f"{folder}/{k}.png", color=(90 * k, 50, 50))
+    data = ("--data", tmp_path / "a/same", tmp_path / "b/same")
+    assert run("evaluate", "--checkpoint", model, *data, "--out", tmp_path) == 0
+    ways = json.loads((tmp_path / "scores.json").read_text())["directions"]
+    named = {
+        f"same ({a}) -> same ({b})": f"scores-{a}-{b}.png" for a, b in product((1, 2), repeat=2)
+    }
+    assert {name: way["grid"] for name, way in ways.items()} == named
+    text = capsys.readouterr().out
+    assert all(f"  {grid}\n" in text for grid in named.values())
+
+
+def test_a_direction_that_cannot_be_scored_is_named(model, picture, tmp_path, capsys):
+    """One picture has no other of its folder; a folder none of whose pictures is held out of
+    training has no direction at all."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many").mkdir()
+    picture("one/0.png")
+    for k in range(19):
+        picture(f"many/{k}.png", color=(9 * k, 50, 50))
+    data = (str(tmp_path / "one"), str(tmp_path / "many"))
+    assert run("evaluate", "--checkpoint", model, "--data", *data, "--out", tmp_path) == 0
+    ways = json.loads((tmp_path / "scores.json").read_text())["directions"]
+    assert set(ways) == {"one -> many", "many -> one", "many -> many"}
+    assert "not scored: one -> one, for one picture of it is readable\n" in capsys.readouterr().out
+    config = read_config(model)
+    trained_on = replace(config, data=replace(config.data, sources=data))
+    encoder, generator = Encoder(config.model), Generator(config.model)
+    held_out = PhotoSet(trained_on.data, 16).held_out
+    assert len(held_out) == 2 and all(photo.domain == 1 for photo in held_out)
+    save_weights(tmp_path / "weights.safetensors", encoder, generator, trained_on)
+    assert run("evaluate", "--checkpoint", tmp_path) == 0
+    ways = json.loads((tmp_path / "scores.json").read_text())["directions"]
+    assert set(ways) == {"many -> many"}
+    assert "not scored: one with anything, for no picture of it is held out" in (
+        capsys.readouterr().out
+    )
+
+
+def test_few_pairs_of_several_folders_are_of_all(picture, tmp_path):
+    """The grids of a run show content of each, in the style of the next."""
+    for folder, red, count in (("day", 200, 5), ("night", 20, 5)):
+        (tmp_path / folder).mkdir()
+        for k in range(count):
+            picture(f"{folder}/{k}.png", color=(red, 50 * k, 50))
+    sources = (str(tmp_path / "day"), str(tmp_path / "night"))
+    pairs = photo_pairs(PhotoSet(DataConfig(sources=sources, resize=16), 16), 4, MaskConfig())
+    reds = [((t[:, 0, 0, 0] + 1) * 127.5).round().tolist() for t in (pairs.content, pairs.style)]
+    assert reds == [[200, 20, 200, 20], [20, 200, 20, 200]]
+
+
 def test_given_pictures_are_all_scored_and_counted(trained, picture, tmp_path, capsys):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -91,9 +147,14 @@ def test_a_weights_file_does_not_choose_the_folders_that_are_opened(
     )
 
 
-def test_bad_evaluations(refused, tmp_path, trained):
+def test_bad_evaluations(refused, picture, tmp_path, trained):
     assert "no weights at" in refused("evaluate", "--checkpoint", tmp_path / "absent")
     assert "at least 2, got 0" in refused("evaluate", "--checkpoint", trained, "--pairs", 0)
     assert "does not exist" in refused(
         "evaluate", "--checkpoint", trained, "--data", tmp_path / "absent"
+    )
+    (tmp_path / "one").mkdir()
+    picture("one/0.png")
+    assert "at least 2 pictures to score, got" in refused(
+        "evaluate", "--checkpoint", trained, "--data", tmp_path / "one"
     )
