@@ -122,7 +122,7 @@ class Processes:
 
     def wait(self, work: Any, tensor: Tensor) -> None:
         """Until what was begun with a tensor is done; a device waits by itself."""
-        if self._alive is None or tensor.is_cuda:
+        if self._alive is None or tensor.device.type != "cpu":
             work.wait()
         else:
             self._alive.wait(work)

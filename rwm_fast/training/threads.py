@@ -84,16 +84,15 @@ class Chooser:
         self._beyond = LONGEST  # when to try more than are free
         self._pause, self._loss = PAUSE, 0.0  # seconds of this round that slower numbers cost
         self._to_try: list[int] = []
+        self._first = True
         self._settle(self.chosen)
 
     def add(self, seconds: float, kind: Hashable = None, free: float | None = None) -> None:
         """A step of that kind, of `threads` threads, took so long beside so many free cores."""
         self._now += seconds
         steps, usual = self._usual.get(kind, (0, 0.0))
-        first, self._first = (
-            self._first,
-            False,
-        )  # of its number: it says nothing, unless it is awful
+        first = self._first  # of its number: it says nothing, unless it is awful
+        self._first = False
         trying, awful = self.threads != self.chosen, 0 < 2 * HOPELESS * usual < seconds
         if trying and steps:
             self._loss += seconds - usual
