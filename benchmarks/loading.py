@@ -1,9 +1,11 @@
 """How fast training pictures are read: `python -m benchmarks.loading` makes photos, lays them down
 as a folder, a zip and tar shards, reads batches of crops from each in this process and in worker
 processes, and prints images per second, CPU time per image, and images per second of one core: the
-rate of a step that such a core can feed. Then short trainings say what share of their steps they
-waited for pictures that are not kept in memory. Linux only. `--seconds` is the time of a row,
-`--json FILE` keeps the tables.
+rate of a step that such a core can feed. Then short trainings of the small presets say what share
+of their steps they waited for pictures that are not kept in memory; of every other preset one step
+is timed (`--presets`, minutes each) and set against the time to read its pictures: what it would
+wait if nothing were read ahead. Linux only. `--seconds` is the time of a row, `--json FILE` keeps
+the tables.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from benchmarks.machine import cpu
@@ -28,10 +32,13 @@ from rwm_fast.data.photos import PhotoSet
 from rwm_fast.data.pool import LandscapePool
 from rwm_fast.examples import FOLDER
 from rwm_fast.train import main as train
+from rwm_fast.training.loop import step_generator
 from rwm_fast.training.stats import JsonLines
+from rwm_fast.training.trainer import Trainer
 
 BATCH = 16
 PHOTOS = {"800 x 600": (800, 600, 96), "4000 x 3000": (4000, 3000, 8)}  # width, height, count
+TRAINED = {"demo": 0.8, "small-128": 0.128}  # kimg; steps of the others take a CPU minutes
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -125,10 +132,34 @@ def waiting(preset: str, kimg: float, workers: int) -> dict[str, Any]:
     }
 
 
+def one_step(preset: str, seconds: float) -> dict[str, Any]:
+    """A step of two pictures, without R1, and the reading of its pictures from shards that were
+    made of camera files, a picture each."""
+    config = PRESETS[preset]
+    size, batch = config.model.image_size, 2
+    with tempfile.TemporaryDirectory() as name:
+        make_photos(Path(name))
+        shards = Path(name) / "shards"
+        packing = Packing(size=config.data.resize, format="jpg", shards=True)
+        pack([str(Path(name) / list(PHOTOS)[-1])], shards, packing)
+        data = replace(config.data, sources=(str(shards),), cache_mb=0.0, workers=0)
+        read = 1 / measure(PhotoSet(data, size), seconds)["images_per_second"]
+    config = replace(config, train=replace(config.train, batch=batch))
+    trainer = Trainer(config, torch.device("cpu"), torch.float32)
+    image = torch.rand(batch, 3, size, size) * 2 - 1
+    begun = time.monotonic()
+    trainer.step(image, batch, 0.5, step_generator(0, batch))
+    step = (time.monotonic() - begun) / batch
+    return {"preset": preset, "read_ms": 1000 * read, "step_ms": 1000 * step, "share": read / step}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 64])
+    parser.add_argument(
+        "--presets", nargs="*", default=[p for p in PRESETS if p not in TRAINED], choices=PRESETS
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     machine = cpu()
@@ -143,7 +174,7 @@ def main() -> None:
             flush=True,
         )
     trained = []
-    for preset, kimg in (("demo", 0.8), ("small-128", 0.128)):
+    for preset, kimg in TRAINED.items():
         for workers in (0, 2):
             row = waiting(preset, kimg, workers)
             trained.append(row)
@@ -152,6 +183,14 @@ def main() -> None:
                 f"{row['share']:.2%} of the time waiting for pictures",
                 flush=True,
             )
+    for preset in arguments.presets:
+        row = one_step(preset, arguments.seconds)
+        trained.append(row)
+        print(
+            f"{preset}: a picture takes {row['step_ms']:.0f} ms to learn from, "
+            f"{row['read_ms']:.1f} to read, {row['share']:.2%} of it",
+            flush=True,
+        )
     if arguments.json:
         arguments.json.write_text(
             json.dumps({"cpu": machine, "rows": done, "trained": trained}, indent=1) + "\n"

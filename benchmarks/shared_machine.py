@@ -27,16 +27,21 @@ def train_for(column: str, seconds: float) -> dict:
     from rwm_fast.config import PRESETS
     from rwm_fast.device import usual_threads
     from rwm_fast.training.loop import step_generator
-    from rwm_fast.training.threads import Chooser
+    from rwm_fast.training.threads import GLANCE, Chooser, FreeCores
     from rwm_fast.training.trainer import Trainer
 
     config, most = PRESETS["demo"], usual_threads()
     torch.set_num_threads(1 if column == "1" else most)
-    chooser = Chooser(most) if column == "auto" else None
+    chooser = None
     trainer = Trainer(config, torch.device("cpu"), torch.float32)
     size, batch = config.model.image_size, config.train.batch
     image = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     nimg, begun = 0, None
+    if column == "auto":  # as `chosen_threads` begins
+        free = FreeCores()
+        time.sleep(GLANCE)
+        chooser = Chooser(most, free=free())
+        torch.set_num_threads(chooser.threads)
     while begun is None or time.perf_counter() - begun < seconds:
         start = time.perf_counter()
         # the last part of a run: every term is due at its time
@@ -45,7 +50,7 @@ def train_for(column: str, seconds: float) -> dict:
         if begun is None:  # libraries load with the first step
             begun, nimg = time.perf_counter(), batch
         elif chooser is not None:
-            chooser.add(time.perf_counter() - start, tuple(terms))
+            chooser.add(time.perf_counter() - start, tuple(terms), free())
             torch.set_num_threads(chooser.threads)
     rate = (nimg - batch) / (time.perf_counter() - begun)
     return {"rate": rate, "threads": chooser.chosen if chooser else torch.get_num_threads()}

@@ -68,19 +68,21 @@ def make_loader(
     start: int = 0,
     rows: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
+    tell: Callable[[list[Unreadable]], object] | None = None,
 ) -> Loader:
     """Endless batches from image number `start` of the stream on.
 
     A batch is a pure function of (seed of the set, start + images since): resuming with `start` =
     images seen continues the very stream. With `rows` only these of every batch are prepared, for a
     process that has so many of it. Pictures in memory are prepared by `pictures.workers`
-    threads, others by so many processes; one thread does it when that is 0.
+    threads, others by so many processes; one thread does it when that is 0. What cannot be read
+    goes to `tell`, for a process that is not the only one; without it the loader reports it itself.
     """
     if batch_size < 1:
         raise ValueError(f"make_loader: batch_size must be positive, got {batch_size}")
     own = range(batch_size) if rows is None else rows
     plan = ([n + row for row in own] for n in itertools.count(start, batch_size))
-    return Loader(pictures, plan, torch.device(device))
+    return Loader(pictures, plan, torch.device(device), tell)
 
 
 class Loader:
@@ -91,8 +93,14 @@ class Loader:
     read any more is said as soon as it is found.
     """
 
-    def __init__(self, pictures: TrainingSet, plan: Iterator[list[int]], device: torch.device):
-        self.pictures, self.device = pictures, device
+    def __init__(
+        self,
+        pictures: TrainingSet,
+        plan: Iterator[list[int]],
+        device: torch.device,
+        tell: Callable[[list[Unreadable]], object] | None = None,
+    ):
+        self.pictures, self.device, self._tell = pictures, device, tell or self.report
         self._pinned = device.type == "cuda"  # a copy from other memory waits for the device
         self._batches = _Ahead(pictures, plan)
         self._said: set[Unreadable] = set()
@@ -102,16 +110,20 @@ class Loader:
 
     def __next__(self) -> dict[str, Tensor]:
         image, domain, troubles = next(self._batches)
-        for trouble in set(troubles) - self._said:
-            log.warning("%s cannot be read any more: %s", trouble.name, trouble.reason)
-        self._said.update(troubles)
-        self.pictures.report_unreadable(troubles)
+        self._tell(troubles)
         image, domain = (t.pin_memory() if self._pinned else t for t in (image, domain))
         image = image.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # [N, 3, S, S]
         return {
             "image": image.float().div_(127.5).sub_(1),
             "domain": domain.to(self.device, non_blocking=True),
         }
+
+    def report(self, troubles: Sequence[Unreadable], aloud: bool = True) -> None:
+        """Say and count what cannot be read any more; UserError when that is too much."""
+        for trouble in sorted(set(troubles) - self._said) if aloud else ():
+            log.warning("%s cannot be read any more: %s", trouble.name, trouble.reason)
+        self._said.update(troubles)
+        self.pictures.report_unreadable(troubles)
 
     def close(self) -> None:
         """Stop preparing batches and end the processes; the loader is empty from now on."""

@@ -51,10 +51,10 @@ class Bucket:
         with talk():
             self.work = dist.all_reduce(self.flat, async_op=True)
 
-    def receive(self) -> None:
+    def receive(self, job: Processes) -> None:
         """Wait for the sum, and make it the parameters' gradients."""
         with talk():
-            self.work.wait()
+            job.wait(self.work, self.flat)
         for view, p in zip(self.views, self.parameters, strict=True):
             p.grad = view
 
@@ -69,6 +69,7 @@ class Gradients:
 
     def __init__(self, job: Processes, modules: Iterable[nn.Module], size: int = BUCKET):
         self.buckets: list[Bucket] = []
+        self._job = job
         self._next: int | None = None  # the next bucket to send; None = nothing is expected
         if job.count == 1:
             return
@@ -92,7 +93,7 @@ class Gradients:
             if bucket.work is None:
                 bucket.send()
         for bucket in due:
-            bucket.receive()
+            bucket.receive(self._job)
 
     def _hook(self, bucket: Bucket) -> Any:
         def arrived(_: Tensor) -> None:

@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import io
+import json
 import os
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rwm_fast.data.photos import Unreadable
 from rwm_fast.errors import UserError
 from rwm_fast.training.fits import Stateful
+from rwm_fast.training.heartbeat import Heartbeat
 from rwm_fast.training.share import Share
 
-WAIT = datetime.timedelta(minutes=30)  # for a process that is silent, but whose machine answers
+WAIT = datetime.timedelta(minutes=30)  # for a process that lives, but does not come
 LAST_WORDS = datetime.timedelta(seconds=20)  # torchrun kills 30 s after the first process has ended
 _PIECE = 1 << 28  # bytes of a state that are sent at once
 
@@ -50,6 +54,10 @@ class Processes:
         self._in_step = False  # also after an error in it: then collectives no longer match
         self._waits = True  # at the end, for others: they know of it
         self.failed: int | None = None  # the first process that has
+        self.news: list[Unreadable] = []  # what this one could not read,
+        self.heard: Callable[[list[Unreadable]], object] = lambda news: None  # and now all know
+        self._told = 0  # times that there were news
+        self._alive = Heartbeat(store, rank, count) if count > 1 and store else None
 
     @property
     def first(self) -> bool:
@@ -71,16 +79,22 @@ class Processes:
         return f"cuda:{self.local}"
 
     def agree(self, progress: float, ends: bool, failed: bool = False) -> tuple[float, bool]:
-        """Before a step: the first one's progress, and whether any process wants to end here.
+        """Before a step: the first one's progress, and whether any process wants to end here. News
+        of one become news of all.
 
         OtherFailedError where one has failed: in all but the first one that has.
         """
         if not self._connected:
             return progress, ends
-        words = torch.tensor([self.first * progress, ends, failed], dtype=torch.float64)
+        row = [self.first * progress, ends, failed, len(self.news)]
+        words = torch.tensor(row, dtype=torch.float64)
         try:
             with talk():
-                dist.all_reduce(words)
+                if self.news:
+                    self._store.set(
+                        f"news/{self._told}/{self.rank}", json.dumps([*map(vars, self.news)])
+                    )
+                self.all_reduce(words)
                 if words[2]:
                     failures = (r for r in range(self.count) if self._store.check([f"failed/{r}"]))
                     self.failed = next(failures)
@@ -90,7 +104,28 @@ class Processes:
         if self.failed not in (None, self.rank):
             self._connected = False
             raise OtherFailedError(f"process {self.failed} of {self.count} has failed")
+        if words[3] and not words[2]:
+            self._tell_news()
         return float(words[0]), bool(words[1])
+
+    def _tell_news(self) -> None:
+        keys = [f"news/{self._told}/{rank}" for rank in range(self.count)]
+        with talk():
+            texts = [self._store.get(key) for key in keys if self._store.check([key])]
+        self.news.clear()
+        self._told += 1
+        self.heard([Unreadable(**each) for text in texts for each in json.loads(text)])
+
+    def all_reduce(self, row: Tensor) -> None:
+        """The sum over all processes, in place."""
+        self.wait(dist.all_reduce(row, async_op=True), row)
+
+    def wait(self, work: Any, tensor: Tensor) -> None:
+        """Until what was begun with a tensor is done; a device waits by itself."""
+        if self._alive is None or tensor.device.type != "cpu":
+            work.wait()
+        else:
+            self._alive.wait(work)
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
@@ -134,7 +169,7 @@ class Processes:
             return values
         row = torch.stack([value.float() for value in values.values()])
         with talk():
-            dist.all_reduce(row)
+            self.all_reduce(row)
         return dict(zip(values, row.unbind(), strict=True))
 
     def as_first(self, objects: Mapping[str, Stateful], nimg: int) -> int:
@@ -146,11 +181,11 @@ class Processes:
             torch.save({"nimg": nimg, **{n: o.state_dict() for n, o in objects.items()}}, file)
         size = torch.tensor([file.tell()])
         with talk():
-            dist.broadcast(size, 0)
+            self.wait(dist.broadcast(size, 0, async_op=True), size)
             data = torch.frombuffer(file.getbuffer(), dtype=torch.uint8) if self.first else None
             data = torch.empty(int(size), dtype=torch.uint8) if data is None else data
             for piece in data.split(_PIECE):
-                dist.broadcast(piece, 0)
+                self.wait(dist.broadcast(piece, 0, async_op=True), piece)
         if self.first:
             return nimg
         state = torch.load(
@@ -164,9 +199,11 @@ class Processes:
         """UserError, in all processes, unless a text is the same in all."""
         if self.count == 1:
             return
-        values: list[Any] = [None] * self.count
+        values = torch.zeros(self.count, dtype=torch.int64)
+        digest = hashlib.blake2b(value.encode(), digest_size=7).digest()
+        values[self.rank] = int.from_bytes(digest, "big")
         with talk():
-            dist.all_gather_object(values, value)
+            self.all_reduce(values)
         differing = [rank for rank, other in enumerate(values) if other != values[0]]
         with self.together():
             if self.rank in differing:
@@ -178,6 +215,8 @@ class Processes:
         """The end of what is done together, for all at once."""
         if self._connected:
             self._connected = False
+            if self._alive:
+                self._alive.stop()
             dist.destroy_process_group()
 
 

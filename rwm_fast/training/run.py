@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -93,9 +92,12 @@ def _train(
             if job.first:
                 say_how_it_starts(loop, init, changed, news)
         same = repr((names, pictures.report().get("unreadable")))
-        job.check_same(hashlib.blake2b(same.encode()).hexdigest(), "pictures")
+        job.check_same(same, "pictures")
         loop.start_as_first()
-        if not run_loop(loop, pictures, config, device, job):
+        done = run_loop(loop, pictures, config, device, job)
+        if job.first:
+            save_report(folder.pictures, pictures.report() | {"identity": names})
+        if not done:
             progress.say(
                 f"stopped after {loop.nimg / 1000:.3f} kimg and saved in {folder.path}; "
                 f"the same command goes on"
@@ -103,7 +105,6 @@ def _train(
             return None
         if not job.first:
             return {}
-        save_report(folder.pictures, pictures.report() | {"identity": names})
         return finish(loop, config, folder, pictures, quick, machine(device, dtype))
     finally:
         folder.lock.release()
@@ -177,10 +178,12 @@ def run_loop(
     loop: Loop, pictures: TrainingSet, config: Config, device: torch.device, job: Processes
 ) -> bool:
     """Whether the run came to its end. From then on the first process is alone."""
-    batch = config.train.batch
+    batch, tell = config.train.batch, job.news.extend if job.count > 1 else None
     with job.together():
         rows = job.share.rows(batch)
-        batches = make_loader(pictures, batch, start=loop.nimg, rows=rows, device=device)
+        batches = make_loader(pictures, batch, start=loop.nimg, rows=rows, device=device, tell=tell)
+    if job.count > 1:
+        job.heard = lambda news: batches.report(news, aloud=job.first)
     timed = config.train.seconds > 0 and not config.train.threads  # else steps repeat to the bit
     choosing = chosen_threads(loop) if timed and device.type == "cpu" and job.count == 1 else None
     try:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 
 from rwm_fast.config import Config
 from rwm_fast.data.loader import Loader
+from rwm_fast.data.photos import Unreadable
 from rwm_fast.errors import UserError, reports_user_errors
-from rwm_fast.training import run
+from rwm_fast.training import heartbeat, run
 from rwm_fast.training.loop import step_generator
 from rwm_fast.training.processes import ALONE, Processes, joined
 from rwm_fast.training.trainer import Trainer
@@ -55,13 +57,18 @@ def main(what: str, config: Config, out: Path) -> None:
             found = {name: steps(each, job) for name, each in variants(config).items()}
             torch.save(found, out.with_name(f"{out.name}-{job.rank}"))
         return
-    mine = os.environ["RANK"] == "1"
+    mine = os.environ["RANK"] == ("0" if what == "first stopped" else "1")
+    heartbeat.SECONDS = 0.25
     read, made = Loader.__next__, []
 
     def next_batch(self):
         made.append(0)
         if what == "unreadable" and mine and len(made) == 3:
             raise UserError("no pictures any more")
+        if what == "spoilt" and len(made) == 3:  # one picture of each, by one that both have
+            self._tell(
+                [Unreadable(f"{os.environ['RANK']}.jpg", "gone"), Unreadable("0.jpg", "gone")]
+            )
         return read(self)
 
     step = Trainer.step
@@ -69,6 +76,10 @@ def main(what: str, config: Config, out: Path) -> None:
     def killed(self, image, nimg, *rest):
         if what == "killed" and mine and nimg == 8:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "stopped" in what and nimg == 4 and mine:  # slow is not silent
+            time.sleep(heartbeat.SECONDS * (heartbeat.MISSED + 3))
+        if "stopped" in what and nimg == 8 and mine:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if what == "asked" and mine and nimg == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, image, nimg, *rest)

@@ -1,5 +1,8 @@
 """What a run is told to need: counted on tensors without memory, for the device at hand."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -115,3 +118,36 @@ def test_a_run_that_runs_out_of_memory_says_what_to_lower(tiny, tmp_path, monkey
     assert "(--train.accumulate 2 takes a step from 0.0" in said and "\n" not in said
     shown = capsys.readouterr().err
     assert "memory: 0.0" in shown and " GiB are free" in shown
+
+
+LIMITED = """
+import resource, sys
+from rwm_fast.train import main
+from rwm_fast.training.loop import Loop
+step = Loop.step
+def limited(self, image):
+    if self.nimg:  # threads and libraries are there: what a larger step needs is not
+        now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + (64 << 20), -1))
+        image = image.repeat(128, 1, 1, 1)
+    step(self, image)
+Loop.step = limited
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="limits are told by Linux")
+def test_a_process_with_little_address_space_ends_with_what_to_lower(tmp_path):
+    """The command, whose second step needs more than the system gives."""
+    words = ["--data.pool", "16", "--train.threads", "1", "--kimg", "0.024"]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *words, "--out", str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: training stopped after 0.008 kimg: memory ran out"), last
+    assert "--train.accumulate 2 takes a step from 0." in last or "a larger --train.acc" in last
+    assert "Traceback" not in done.stderr and "the same command goes on" in last

@@ -12,6 +12,7 @@ from pathlib import Path
 import one_of_several
 import pytest
 import torch
+from PIL import Image
 from states import same
 
 from rwm_fast.errors import UserError
@@ -25,7 +26,8 @@ SCRIPT = Path(one_of_several.__file__)
 def several(tiny, tmp_path):
     """Runs two processes; returns their exit statuses and what they said."""
 
-    def start(what, out, config, count=2):
+    def start(what, out, config, count=2, stopped=None):
+        """`stopped`: the process that stops, on another machine as far as it knows."""
         (tmp_path / "config.json").write_text(config.to_json())
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -36,13 +38,21 @@ def several(tiny, tmp_path):
         known |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         children = []
         for rank in range(count):
-            own = {name: str(v) for name, v in (known | dict(RANK=rank, LOCAL_RANK=rank)).items()}
+            local = rank if stopped is None else 0
+            own = {name: str(v) for name, v in (known | dict(RANK=rank, LOCAL_RANK=local)).items()}
             children.append(
                 subprocess.Popen(
                     words, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
                 )
             )
-        said = [child.communicate(timeout=300)[0].decode() for child in children]
+        try:
+            if stopped is not None:
+                children[1 - stopped].wait(timeout=120)
+                children[stopped].kill()
+            said = [child.communicate(timeout=300)[0].decode() for child in children]
+        finally:
+            for child in children:
+                child.kill()
         return [child.returncode for child in children], said
 
     return start
@@ -111,6 +121,41 @@ def test_what_ends_one_ends_all_and_the_first_saves(
     assert said_first in said[0] and said_second in said[1], said
     assert "Traceback" not in said[0] + said[1]
     assert state(tmp_path / "run", saved)["nimg"] == saved
+
+
+@pytest.mark.parametrize(("what", "stopped"), [("stopped", 1), ("first stopped", 0)])
+def test_who_falls_silent_ends_the_job_and_who_is_slow_does_not(
+    tiny, several, tmp_path, what, stopped
+):
+    """A stopped process is like a machine without power: its connections stay open. Before it
+    stops it is slow for longer than it may be silent."""
+    found, said = several(what, "run", tiny(checkpoint_kimg=0.004), stopped=stopped)
+    assert found[1 - stopped] == 2 and found[stopped] == -9, said
+    assert f"process {stopped} of 2 has given no sign of life for 2 s" in said[1 - stopped]
+    assert "Traceback" not in said[1 - stopped]
+    assert state(tmp_path / "run", 8)["nimg"] == 8
+
+
+def test_what_one_cannot_read_is_named_once_by_the_first(tiny, several, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for k in range(8):
+        Image.new("RGB", (24, 24), (30 * k, 90, 200)).save(folder / f"{k}.png")
+    config = tiny(kimg=0.016)
+    data = replace(config.data, sources=(str(folder),), workers=0, max_bad_fraction=0.25)
+    statuses, said = several("spoilt", "run", replace(config, data=data))
+    assert statuses == [0, 0], said
+    for name in ("0.jpg", "1.jpg"):
+        assert (said[0] + said[1]).count(f"{name} cannot be read any more: gone") == 1, said
+        assert name in said[0]
+    report = json.loads((tmp_path / "run" / "pictures.json").read_text())
+    assert [bad["name"] for bad in report["unreadable"]] == ["0.jpg", "1.jpg"]
+    shutil.rmtree(tmp_path / "run")  # together they are too many, though for neither alone
+    data = replace(data, max_bad_fraction=0.2)
+    statuses, said = several("spoilt", "run", replace(config, data=data))
+    assert statuses == [2, 2], said
+    assert "2 of 8 pictures in" in said[0] and "0.jpg: gone" in said[0]
+    assert "2 of 8 pictures" not in said[1]
 
 
 def test_a_batch_is_that_of_all_processes(tiny):
