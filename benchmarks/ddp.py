@@ -67,11 +67,12 @@ class Ddp(Trainer):
         terms_of: Callable[[Slice], Terms],
     ) -> dict[str, Tensor]:
         side, values = self.wrapped[optimizer], {}
-        optimizer.zero_grad(set_to_none=True)
         for part in slices:
             terms = terms_of(part)
             if not terms:
                 return {}
+            if part is slices[0]:
+                optimizer.zero_grad(set_to_none=True)
             last = part is slices[-1]
             with contextlib.nullcontext() if last else side.no_sync():
                 # DDP's mean over processes is the sum of their parts of it
@@ -96,9 +97,10 @@ def task(own: int, turns: int) -> dict[str, Any]:
         for k in range(CYCLE):
             for _, step in both.values():
                 step(k)
-            for net, other in zip(ours.nets.as_dict().values(), ddp.nets.as_dict().values(), strict=True):
+            for name, net in ours.nets.as_dict().items():
+                other = ddp.nets.as_dict()[name]
                 for p, q in zip(net.parameters(), other.parameters(), strict=True):
-                    assert (p.grad is None) == (q.grad is None)
+                    assert (p.grad is None) == (q.grad is None), f"step {k}, {name}"
                     if p.grad is not None:
                         gradient = max(gradient, apart(p.grad, q.grad))
                     weight = max(weight, apart(p.detach(), q.detach()))

@@ -2,150 +2,232 @@
 
     python -m benchmarks.scaling --out benchmarks/results/scaling/NAME.json
 
-writes the JSON and a table beside it. What a step computes and sends comes from `step_cost.py`, the
-points that are measured here from `several.py`; `--measured` takes those from an earlier JSON, or
-`--measured ""` leaves them out. No GPU is needed, and none is measured: every number of a GPU is
-modelled, from the rate that layers reached on one (`benchmarks/results/h100.json`).
-
-The model: a process computes at a fixed rate; a bucket goes when `step_cost.py` saw it go, one after
-the other; an update waits for its last bucket, then moves its weights' bytes at the rate of a copy.
-A sum over n processes takes the shorter of NCCL's own two forms, with its constants:
-
-    ring: base + hops · α + 2 (n − 1) / n · bytes / bandwidth     hops: 2 (n − 1), slow ones 2 (m − 1)
-    tree: base + 2 ((n / m − 1) α within + log2 m · α between) + 2 bytes / bandwidth    m machines
+writes the JSON and a table beside it, in 5 minutes of a quiet machine. What a step computes and
+sends is found by `step_cost.py`, the points on this machine's cores are measured by `several.py`
+(`--measured FILE` takes them from an earlier JSON instead), and the model is `scaling_model.py`. No
+GPU is needed and none is measured: every number of one is modelled, from the rate that layers
+reached on it (`benchmarks/results/h100.json`). `--table FILE` draws a table anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks import several
 from benchmarks.machine import cpu
-from benchmarks.step_cost import Kind, Update, as_json, cost, from_json
-from rwm_fast.config import PRESETS
+from benchmarks.scaling_model import (
+    GPUS,
+    LEAST,
+    NETWORKS,
+    RESULTS,
+    STRONG,
+    gpu_rates,
+    images_per_second,
+    mean_flops,
+    on_cores,
+)
+from benchmarks.step_cost import as_json, cost, from_json
+from rwm_fast.config import PRESETS, Config
+from rwm_fast.training.plan import meta_networks
 
-RESULTS = Path(__file__).parent / "results"
-GPUS = (1, 8, 64, 512)
-STRONG = 1024  # images of a batch: two for each of the most GPUs
-MACHINE = 8  # GPUs of a machine
-LEAST = 2  # images of a process: one pair
-# Bytes that an update moves a weight: Adam reads it, its gradient and two moments and writes three;
-# with several processes the gradient is copied into a bucket too.
-ADAM, COPY = 7 * 4, 2 * 4
-
-
-@dataclass(frozen=True)
-class Link:
-    alpha: float  # seconds a hop
-    bandwidth: float  # bytes/s in one direction
-
-
-@dataclass(frozen=True)
-class Network:
-    """Machines of 8 GPUs, one network port of a machine for all of them."""
-
-    name: str
-    within: Link
-    between: Link
-    base: float  # seconds of any collective
-    word: float  # seconds a hop of a CPU's message between processes, of which gloo's ring is made
+SIDES = ("autoencoder", "discriminators", "R1")
 
 
-# NCCL 2.30, src/graph/tuning.cc (protocol "Simple": base 8.4 µs; a hop of the ring 3.4 µs over NVLink
-# and 14 µs over the network; 4 and 14 µs in the tree) and topo.h (20.6 GB/s a link of an H100, of 18).
-NVLINK = Link(3.4e-6, 18 * 20.6e9)
-BASE, TREE_ALPHA, NET_ALPHA = 8.4e-6, 4.0e-6, 14e-6
-WORD = 30e-6  # assumed: TCP between machines of a cluster
-NETWORKS = [
-    Network(f"{gigabits} Gb/s", NVLINK, Link(NET_ALPHA, gigabits * 1e9 / 8), BASE, WORD)
-    for gigabits in (100, 400)
-]
+def paper(config: Config) -> dict[str, Any]:
+    """What a preset computes and sends: a GPU with its batch, and one with a pair of a batch."""
+    import torch
 
-
-def all_reduce(size: float, n: int, network: Network) -> float:
-    """Seconds of a sum of so many bytes over n processes."""
-    if n == 1:
-        return 0.0
-    machines = math.ceil(n / MACHINE)
-    slow = 2 * (machines - 1)
-    bandwidth = network.within.bandwidth
-    if machines > 1:
-        bandwidth = min(bandwidth, network.between.bandwidth)
-    hops = slow * network.between.alpha + (2 * (n - 1) - slow) * network.within.alpha
-    ring = hops + 2 * (n - 1) / n * size / bandwidth
-    depth = math.log2(machines) * network.between.alpha + (n / machines - 1) * TREE_ALPHA
-    tree = 2 * depth + 2 * size / bandwidth
-    return network.base + min(ring, tree)
-
-
-def agreed(n: int, network: Network) -> float:
-    """Seconds in which all agree before a step: three numbers through gloo's ring, on CPUs."""
-    return 2 * (n - 1) * network.word
-
-
-def ready(update: Update, n: int, rate: float, network: Network, slices: int = 1) -> float:
-    """Seconds until an update's gradients are there, if the last of so many slices sends them."""
-    before = (slices - 1) * update.flops
-    free = 0.0
-    if n > 1:
-        for size, left in update.buckets:
-            free = max(free, (before + left) / rate) + all_reduce(size, n, network)
-    return max(free, (before + update.flops) / rate)
-
-
-def step_seconds(
-    kinds: list[Kind], n: int, rate: float, memory: float, network: Network, slices: int = 1
-) -> float:
-    """Mean seconds of a step; `memory`: bytes/s of a copy, read and written."""
-    seconds = 0.0
-    for kind in kinds:
-        own = agreed(n, network)
-        for update in kind.updates:
-            weights = sum(size for size, _ in update.buckets) / 4
-            moved = weights * (ADAM + (COPY if n > 1 else 0)) / memory
-            own += ready(update, n, rate, network, slices) + moved
-        seconds += kind.share * own
-    return seconds
-
-
-def images_per_second(preset: dict[str, Any], total: int, n: int, rate: str, gpu: dict, network):
-    """Of all n GPUs, at a batch of `total`; None where it cannot be divided."""
-    own, slices = total // n, 1
-    if total % (2 * n):
-        return None
-    if own > preset["batch"]:
-        own, slices = preset["batch"], own // preset["batch"]
-    kinds = from_json(preset["costs"].get(f"{own} of {min(n, 2)}") or preset["costs"][str(own)])
-    flops = gpu["rates"][rate] * (1.0 if preset["dtype"] == "bfloat16" else gpu["tf32"])
-    return total / step_seconds(kinds, n, flops, gpu["memory"], network, slices)
-
-
-def gpu_rates(path: Path = RESULTS / "h100.json") -> dict[str, Any]:
-    """FLOP/s that our layers reached on the GPU, forward and backward, and a copy's bytes/s."""
-    found = json.loads(path.read_text())
-    rows = {**found["parts"]["headline"]["rows"], **found["parts"]["layers"]["rows"]}
-    flops = {name: row["work"]["total"]["flops"] for name, row in rows.items()}
-    seconds = lambda phase: {
-        name: row["columns"]["ours"]["seconds"][phase]["median"] for name, row in rows.items()
-    }
-    rates = lambda phase: [flops[name] / s for name, s in seconds(phase).items()]
-    ceilings = found["parts"]["ceilings"]["rows"]
-    product = {k: ceilings[k]["seconds"]["product"]["median"] for k in ("bfloat16", "tf32")}
-    copy = ceilings["copy"]
+    nets = meta_networks(config, torch.float32).as_dict()
+    batch = config.train.batch
+    sizes = {"batch": (batch, 1), "pair": (LEAST, 2)}
+    if config.preset == "demo":  # it is measured so
+        sizes["half"] = (batch // 2, 2)
     return {
-        "name": found["identity"]["name"],
-        "rates": {
-            "low": min(rates("eager total")),
-            "middle": sum(flops.values()) / sum(seconds("eager total").values()),
-            "high": max(rates("total")),
-        },
-        "tf32": product["bfloat16"] / product["tf32"],
-        "memory": copy["bytes"] / copy["seconds"]["copy"]["median"],
+        "px": config.model.image_size,
+        "resize": config.data.resize,
+        "batch": batch,
+        "dtype": "float32" if config.train.precision == "fp32" else "bfloat16",
+        "turns": config.train.step_order == "alternate",
+        "parameters": {k: sum(p.numel() for p in net.parameters()) for k, net in nets.items()},
+        "costs": {name: as_json(cost(config, *size)) for name, size in sizes.items()},
     }
+
+
+def sent_table(presets: dict[str, Any]) -> list[str]:
+    lines = [
+        "| preset | batch | autoencoder, MB | discriminators, MB | buckets | GFLOP an image | "
+        "sent in the backward pass: autoencoder | discriminators | R1 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, preset in presets.items():
+        kinds = from_json(preset["costs"]["batch"])
+        updates = {u.side: u for kind in kinds[::-1] for u in kind.updates}
+        megabytes = {s: sum(size for size, _ in updates[s].buckets) / 1e6 for s in SIDES}
+        early = []
+        for side in SIDES:
+            update = updates[side]
+            part = sum(size for size, left in update.buckets if left < update.flops)
+            early.append(f"{part / 1e6 / megabytes[side]:.0%}")
+            if part:
+                first = next(left for _, left in update.buckets)
+                early[-1] += f" in its last {(update.flops - first) / update.backward:.0%}"
+        lines.append(
+            f"| {name} | {preset['batch']} | {megabytes['autoencoder']:.1f} "
+            f"| {megabytes['discriminators']:.1f} | {len(updates['autoencoder'].buckets)} and "
+            f"{len(updates['discriminators'].buckets)} "
+            f"| {mean_flops(kinds) / preset['batch'] / 1e9:.3g} | {' | '.join(early)} |"
+        )
+    return lines
+
+
+def shown(rate: float | None, whole: float) -> str:
+    """images/s, and the share of as many GPUs that need not talk."""
+    return "–" if rate is None else f"{rate:.0f} ({rate / whole:.0%})"
+
+
+def rate_table(found: dict[str, Any], rate: str, names: list[str], strong: bool) -> list[str]:
+    """Columns: numbers of GPUs, from the second machine on by network."""
+    columns = [(n, net) for n in GPUS for net in NETWORKS[: 1 if n <= 8 else 2]]
+    heads = [f"{n}" + (f", {net.name}" if n > 8 else "") for n, net in columns]
+    lines = [f"| preset | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for name in names:
+        preset, row = found["presets"][name], []
+        one = images_per_second(preset, preset["batch"], 1, rate, found["gpu"], NETWORKS[0])
+        for n, net in columns:
+            batch = STRONG if strong else preset["batch"] * n
+            speed = images_per_second(preset, batch, n, rate, found["gpu"], net)
+            row.append(shown(speed, (one or 0.0) * n))
+        lines.append(f"| {name} | {' | '.join(row)} |")
+    return lines
+
+
+def own_batch_line(found: dict[str, Any], names: list[str]) -> str:
+    parts = []
+    for name in names:
+        preset = found["presets"][name]
+        n = preset["batch"] // LEAST
+        rate = lambda k, p=preset: images_per_second(
+            p, p["batch"], k, "middle", found["gpu"], NETWORKS[0]
+        )
+        one, many = rate(1), rate(n)
+        parts.append(f"{name} {many:.0f} ({many / one / n:.0%})")
+    return ", ".join(parts)
+
+
+def measured_tables(found: dict[str, Any]) -> list[str]:
+    measured = found["measured"]
+    model = on_cores(measured, found["presets"]["demo"])
+    lines = [
+        f"{found['machine']['name']}, {measured['cores']} cores, a process a core as far as they go, "
+        f"one thread each, gloo; demo, float32. Load of the machine while this was measured: "
+        f"{measured['load']:.1f}{measured.get('beside', '')}. From bare sums in two processes: "
+        f"{1e6 * model['alpha']:.0f} µs a hop, {model['bandwidth'] / 1e9:.2f} GB/s.\n",
+        "| processes | images each | images/s **measured** | modelled | measured ms a step "
+        "| modelled | of these in sums, measured | MB summed a step |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for p in model["points"]:
+        rate = p["processes"] * p["images"]
+        lines.append(
+            f"| {p['processes']} | {p['images']} | {rate / p['seconds']:.1f} "
+            f"| {rate / p['model']:.1f} | {1000 * p['seconds']:.0f} | {1000 * p['model']:.0f} "
+            f"| {1000 * p['waited']:.1f} | {p['bytes'] / 1e6:.2f} |"
+        )
+    lines += ["", "| processes | bytes | ms **measured** | modelled |", "|---|---|---|---|"]
+    lines += [
+        f"| {s['processes']} | {s['bytes']} | {1000 * s['seconds']:.3g} | {1000 * s['model']:.3g} |"
+        for s in model["sums"]
+    ]
+    return lines
+
+
+def loading_table(found: dict[str, Any]) -> list[str]:
+    """How many cores must read for a GPU."""
+    rows = [row for row in found["loading"] if row["workers"]]
+    sizes = {row["px"] for row in rows}
+    lines = [
+        "| preset | images/s of a GPU | source | images/s of a core | cores |",
+        "|---" * 5 + "|",
+    ]
+    for name, preset in found["presets"].items():
+        one = images_per_second(preset, preset["batch"], 1, "middle", found["gpu"], NETWORKS[0])
+        if one is None or preset["resize"] not in sizes:
+            continue
+        for row in rows:
+            if row["px"] == preset["resize"]:
+                lines.append(
+                    f"| {name} | {one:.0f} | {row['source']} | {row['per_core']:.0f} "
+                    f"| {one / row['per_core']:.2g} |"
+                )
+    return lines
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown of everything in the JSON."""
+    gpu, names = found["gpu"], list(found["presets"])
+    teraflops = {name: rate / 1e12 for name, rate in gpu["rates"].items()}
+    turns = [name for name, preset in found["presets"].items() if preset["turns"]]
+    sensitive = [
+        f"| {rate}: {teraflops[rate]:.0f} TFLOP/s {row.removeprefix('| paper-256')}"
+        for rate in gpu["rates"]
+        for row in rate_table(found, rate, ["paper-256"], False)[2:]
+    ]
+    head = rate_table(found, "middle", ["paper-256"], False)[:2]
+    blocks = [
+        ["## What a step computes and sends\n", *sent_table(found["presets"])],
+        [
+            f"## Modelled: images/s of {gpu['name']}, the preset's batch on every GPU\n",
+            f"At {teraflops['middle']:.0f} TFLOP/s a GPU in bfloat16.\n",
+            *rate_table(found, "middle", names, False),
+        ],
+        ["The same of paper-256 at other rates of a GPU:\n", *head, *sensitive],
+        [
+            f"## Modelled: images/s, {STRONG} images in every step\n",
+            *rate_table(found, "middle", turns, True),
+            "",
+            "The preset's own batch, two images on each of half as many GPUs, within a machine: "
+            f"{own_batch_line(found, names)}.",
+        ],
+    ]
+    if found.get("measured"):
+        blocks.append(["## Measured: the model on cores\n", *measured_tables(found)])
+    if found.get("loading"):
+        blocks.append(["## Readers\n", *loading_table(found)])
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, help="results as JSON, and a table beside it")
+    parser.add_argument("--measured", type=Path, help="a JSON that has the measured points")
+    parser.add_argument("--beside", default="", help="what else runs, to be said in the table")
+    parser.add_argument("--table", type=Path, help="only draw this JSON's table anew")
+    arguments = parser.parse_args()
+    if arguments.table:
+        found = json.loads(arguments.table.read_text())
+        arguments.table.with_suffix(".md").write_text(table(found))
+        return
+    if arguments.measured:
+        measured = json.loads(arguments.measured.read_text())["measured"]
+    else:
+        measured = several.measure(turns=3, cycles=1)
+        measured["beside"] = f", beside {arguments.beside}" if arguments.beside else ""
+    loading = sorted((RESULTS / "loading").glob("*.json"))
+    found = {
+        "machine": cpu(),
+        "gpu": gpu_rates(),
+        "presets": {name: paper(config) for name, config in PRESETS.items()},
+        "measured": measured,
+        "loading": json.loads(loading[0].read_text())["rows"] if loading else [],
+    }
+    print(table(found))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text(table(found))
+
+
+if __name__ == "__main__":
+    main()

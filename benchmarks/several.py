@@ -72,7 +72,9 @@ def sums(turns: int) -> dict[str, list[float]]:
     return {size: seconds[1:] for size, seconds in found.items()}  # the first one connects
 
 
-def trainer_of(own: int, job: Any, make: Callable | None = None) -> tuple[Any, Callable[[int], None]]:
+def trainer_of(
+    own: int, job: Any, make: Callable | None = None
+) -> tuple[Any, Callable[[int], None]]:
     """The demo's trainer in this process, and its k-th step, of `own` images here."""
     import torch
 

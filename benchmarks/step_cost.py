@@ -124,6 +124,4 @@ def as_json(kinds: list[Kind]) -> list[dict[str, Any]]:
 
 
 def from_json(found: list[dict[str, Any]]) -> list[Kind]:
-    return [
-        Kind(each["share"], [Update(**update) for update in each["updates"]]) for each in found
-    ]
+    return [Kind(each["share"], [Update(**update) for update in each["updates"]]) for each in found]
