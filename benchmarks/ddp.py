@@ -35,7 +35,7 @@ IMAGES = (8, 2)  # of each process
 
 
 class Side(nn.Module):
-    """The networks that one optimizer trains; its forward pass is the loss that is already there."""
+    """The networks that one optimizer trains; its forward pass hands a loss through."""
 
     def __init__(self, networks: dict[str, nn.Module]):
         super().__init__()
@@ -161,14 +161,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=3, help="cycles of 16 steps")
+    parser.add_argument("--images", type=int, nargs="+", default=IMAGES, help="of a process")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--task", nargs=2, type=int, help="one process's part")
     arguments = parser.parse_args()
     if arguments.task:
         print(json.dumps(task(*arguments.task)))
         return
-    rows = [row(own, start(2, "benchmarks.ddp", own, arguments.turns)) for own in IMAGES]
+    rows = [row(own, start(2, "benchmarks.ddp", own, arguments.turns)) for own in arguments.images]
     print(table(rows))
     if arguments.out:
         arguments.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")

@@ -121,7 +121,7 @@ def measured_tables(found: dict[str, Any]) -> list[str]:
     measured = found["measured"]
     model = on_cores(measured, found["presets"]["demo"])
     lines = [
-        f"{found['machine']['name']}, {measured['cores']} cores, a process a core as far as they go, "
+        f"{found['machine']['name']}, {measured['cores']} cores, a process a core while there are, "
         f"one thread each, gloo; demo, float32. Load of the machine while this was measured: "
         f"{measured['load']:.1f}{measured.get('beside', '')}. From bare sums in two processes: "
         f"{1e6 * model['alpha']:.0f} µs a hop, {model['bandwidth'] / 1e9:.2f} GB/s.\n",

@@ -47,8 +47,8 @@ class Network:
     word: float  # seconds a hop of a CPU's message between processes, of which gloo's ring is made
 
 
-# NCCL 2.30, src/graph/tuning.cc (protocol "Simple": base 8.4 µs; a hop of the ring 3.4 µs over NVLink
-# and 14 µs over the network; 4 and 14 µs in the tree) and topo.h (20.6 GB/s a link of an H100, of 18).
+# NCCL 2.30, tuning.cc (protocol "Simple": base 8.4 µs; a hop of the ring 3.4 µs over NVLink and
+# 14 µs over the network; 4 and 14 µs in the tree) and topo.h (20.6 GB/s a link of an H100's 18).
 NVLINK = Link(3.4e-6, 18 * 20.6e9)
 BASE, TREE_ALPHA, NET_ALPHA = 8.4e-6, 4.0e-6, 14e-6
 WORD = 30e-6  # assumed: TCP between machines of a cluster
@@ -107,8 +107,8 @@ def step_seconds(
 def images_per_second(
     preset: dict[str, Any], batch: int, n: int, rate: str, gpu: dict[str, Any], network: Network
 ) -> float | None:
-    """Of all n GPUs, at a batch of so many; None where that is not whole pairs for each. A GPU works
-    on as many at once as the preset's own batch has, in slices of more."""
+    """Of all n GPUs, at a batch of so many; None where that is not whole pairs for each. A GPU has
+    as many in work as the preset's own batch has, more in slices."""
     if batch % (LEAST * n):
         return None
     own = batch // n
