@@ -6,7 +6,8 @@ writes the JSON and a table beside it, in 5 minutes of a quiet machine. What a s
 sends is found by `step_cost.py`, the points on this machine's cores are measured by `several.py`
 (`--measured FILE` takes them from an earlier JSON instead), and the model is `scaling_model.py`. No
 GPU is needed and none is measured: every number of one is modelled, from the rate that layers
-reached on it (`benchmarks/results/h100.json`). `--table FILE` draws a table anew.
+reached on it (`benchmarks/results/h100.json`). `--table FILE` draws a table anew, with what
+`benchmarks/results/loading` says of readers where that is there.
 """
 
 from __future__ import annotations
@@ -167,9 +168,9 @@ def loading_table(found: dict[str, Any]) -> list[str]:
 
 def table(found: dict[str, Any]) -> str:
     """Markdown of everything in the JSON."""
-    gpu, names = found["gpu"], list(found["presets"])
+    gpu, names = found["gpu"], [name for name in found["presets"] if name != "demo"]  # of CPUs
     teraflops = {name: rate / 1e12 for name, rate in gpu["rates"].items()}
-    turns = [name for name, preset in found["presets"].items() if preset["turns"]]
+    turns = [name for name in names if found["presets"][name]["turns"]]
     sensitive = [
         f"| {rate}: {teraflops[rate]:.0f} TFLOP/s {row.removeprefix('| paper-256')}"
         for rate in gpu["rates"]
@@ -204,29 +205,35 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="results as JSON, and a table beside it")
     parser.add_argument("--measured", type=Path, help="a JSON that has the measured points")
     parser.add_argument("--beside", default="", help="what else runs, to be said in the table")
-    parser.add_argument("--table", type=Path, help="only draw this JSON's table anew")
+    parser.add_argument(
+        "--table", type=Path, help="draw this JSON's table anew, with readers as measured"
+    )
     arguments = parser.parse_args()
+    loading = sorted((RESULTS / "loading").glob("*.json"))
+    rows = json.loads(loading[0].read_text())["rows"] if loading else []
     if arguments.table:
-        found = json.loads(arguments.table.read_text())
-        arguments.table.with_suffix(".md").write_text(table(found))
+        write(json.loads(arguments.table.read_text()) | {"loading": rows}, arguments.table)
         return
     if arguments.measured:
         measured = json.loads(arguments.measured.read_text())["measured"]
     else:
         measured = several.measure(turns=3, cycles=1)
         measured["beside"] = f", beside {arguments.beside}" if arguments.beside else ""
-    loading = sorted((RESULTS / "loading").glob("*.json"))
     found = {
         "machine": cpu(),
         "gpu": gpu_rates(),
         "presets": {name: paper(config) for name, config in PRESETS.items()},
         "measured": measured,
-        "loading": json.loads(loading[0].read_text())["rows"] if loading else [],
+        "loading": rows,
     }
     print(table(found))
     if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(table(found))
+        write(found, arguments.out)
+
+
+def write(found: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(found) + "\n")
+    path.with_suffix(".md").write_text(table(found))
 
 
 if __name__ == "__main__":
