@@ -1,6 +1,6 @@
 """Our sum of gradients against torch's DistributedDataParallel, in the same steps of the demo.
 
-    python -m benchmarks.ddp --out benchmarks/results/scaling/ddp-NAME.json
+    python -m benchmarks.ddp --out FILE
 
 Two processes on a core each. DDP gets no forward pass to wrap: its module holds one side's
 parameters and hands the loss through, so that its reducer sees what the loss depends on

@@ -1,6 +1,6 @@
 """Training on many GPUs, on paper: bytes, buckets, operations, and a model of images/s.
 
-    python -m benchmarks.scaling --out benchmarks/results/scaling/NAME.json
+    python -m benchmarks.scaling --out FILE
 
 writes the JSON and a table beside it, in 5 minutes of a quiet machine. What a step computes and
 sends is found by `step_cost.py`, the points on this machine's cores are measured by `several.py`

@@ -4,10 +4,11 @@ A process computes at a fixed rate; a bucket goes when `step_cost.py` saw it go,
 other; an update waits for its last bucket, then moves its weights' bytes at the rate of a copy.
 A sum over n processes on m machines takes the shorter of NCCL's own two forms, with its constants:
 
-    ring: base + 2 (n - m) a_within + 2 (m - 1) a_between + 2 (n - 1) / n bytes / bandwidth
-    tree: base + 2 (n / m - 1) a_within + 2 log2(m) a_between + 2 bytes / bandwidth
+    ring: base + 2 (n - m) L1 + 2 (m - 1) L2 + 2 (n - 1) / n bytes / bandwidth
+    tree: base + 2 (n / m - 1) L1 + 2 log2(m) L2 + 2 bytes / bandwidth
 
-where the bandwidth is that of the slowest link on the way and a is the latency of a hop.
+where the bandwidth is that of the slowest link on the way, and L1 and L2 are the latencies of a hop
+within a machine and between two.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Network:
 
 
 # NCCL 2.30, tuning.cc (protocol "Simple": base 8.4 µs; a hop of the ring 3.4 µs over NVLink and
-# 14 µs over the network; 4 and 14 µs in the tree) and topo.h (20.6 GB/s a link of an H100's 18).
+# 14 µs over the network; 4 and 14 µs in the tree) and its 20.6 GB/s a link, of which an H100 has 18.
 NVLINK = Link(3.4e-6, 18 * 20.6e9)
 BASE, TREE_ALPHA, NET_ALPHA = 8.4e-6, 4.0e-6, 14e-6
 WORD = 30e-6  # assumed: TCP between machines of a cluster
