@@ -49,7 +49,7 @@ class Network:
 
 
 # NCCL 2.30, tuning.cc (protocol "Simple": base 8.4 µs; a hop of the ring 3.4 µs over NVLink and
-# 14 µs over the network; 4 and 14 µs in the tree) and its 20.6 GB/s a link, of which an H100 has 18.
+# 14 µs over the network; 4 and 14 µs in the tree); 20.6 GB/s for each of an H100's 18 links.
 NVLINK = Link(3.4e-6, 18 * 20.6e9)
 BASE, TREE_ALPHA, NET_ALPHA = 8.4e-6, 4.0e-6, 14e-6
 WORD = 30e-6  # assumed: TCP between machines of a cluster
