@@ -6,8 +6,8 @@ writes the JSON and a table beside it, in 5 minutes of a quiet machine. What a s
 sends is found by `step_cost.py`, the points on this machine's cores are measured by `several.py`
 (`--measured FILE` takes them from an earlier JSON instead), and the model is `scaling_model.py`. No
 GPU is needed and none is measured: every number of one is modelled, from the rate that layers
-reached on it (`benchmarks/results/h100.json`). `--table FILE` draws a table anew, with what `loading.py`
-has measured of readers where that is there.
+reached on it (`benchmarks/results/h100.json`). `--table FILE` draws a table anew, with what
+`loading.py` has measured of readers where that is there.
 """
 
 from __future__ import annotations
