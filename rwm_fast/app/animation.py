@@ -15,6 +15,7 @@ from rwm_fast.errors import UserError
 
 ANIMATED = (".gif", ".mp4")
 _SAMPLES = 200_000  # pixels that choose a GIF's colours
+_COLOURS = 255  # the 256th is that of a pixel that stays as it was
 
 
 def check_animation(path: str | Path) -> None:
@@ -27,9 +28,9 @@ def check_animation(path: str | Path) -> None:
 def write_animation(frames: Sequence[Values], path: str | Path, rate: float = 12.0) -> None:
     """Write frames of one size, `rate` a second; the extension says the format.
 
-    A GIF has one palette of 256 colours for all frames, so that what stands still does not flicker,
-    and goes on for ever. MP4 knows even sizes alone: an odd row or column is left out. UserError
-    when it cannot be written.
+    A GIF has one palette of 255 colours for all frames and no dither, so that what stands still
+    does not flicker: it is left out of the frames after the first. It goes on for ever. MP4 knows
+    even sizes alone: an odd row or column is left out. UserError when it cannot be written.
     """
     check_animation(path)
     write = _mp4 if Path(path).suffix.lower() == ".mp4" else _gif
@@ -39,8 +40,9 @@ def write_animation(frames: Sequence[Values], path: str | Path, rate: float = 12
 def _gif(frames: Sequence[Values], path: Path, rate: float) -> None:
     pixels = np.concatenate([frame.reshape(-1, 3) for frame in frames])
     some = np.ascontiguousarray(pixels[:: -(-len(pixels) // _SAMPLES)][None])
-    palette = Image.fromarray(some).quantize(256, method=Image.Quantize.MEDIANCUT)
-    first, *others = (Image.fromarray(frame).quantize(palette=palette) for frame in frames)
+    palette = Image.fromarray(some).quantize(_COLOURS, method=Image.Quantize.MEDIANCUT)
+    plain = Image.Dither.NONE  # any other lets a pixel's colour depend on its neighbours' changes
+    first, *others = (Image.fromarray(f).quantize(palette=palette, dither=plain) for f in frames)
     duration = round(1000 / rate)
     options = dict(save_all=True, append_images=others, duration=duration, loop=0, optimize=False)
     first.save(path, "GIF", **options)

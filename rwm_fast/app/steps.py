@@ -15,7 +15,8 @@ from rwm_fast.app.sheets import sheet
 from rwm_fast.data.saving import Extras, check_target, write_picture
 from rwm_fast.errors import UserError
 
-LONGEST = {"strip": 640, "grid": 640, "frames": 1280}  # px, longest side of each picture
+# px, longest side of each picture, by the file's extension or else by the kind of series
+LONGEST = {"strip": 640, "grid": 640, ".gif": 640, ".mp4": 1280}
 MOST = {"strip": 64, "grid": 12, "frames": 240}  # steps
 _FRAMES = 24  # two seconds there, two seconds back
 Weights = list[list[float]]  # a row a picture: a number for each style
@@ -66,7 +67,8 @@ class Steps:
             rows = _grid(count)
         else:
             rows = _line(count, styles, shared)
-        images = paint([[strength * w for w in row] for row in rows], LONGEST[kind])
+        longest = LONGEST[out.suffix.lower() if kind == "frames" else kind]
+        images = paint([[strength * w for w in row] for row in rows], longest)
         pictures = [np.asarray(image) for image in images]
         if kind == "frames":
             write_animation([*pictures, *pictures[-2:0:-1]], out)

@@ -10,6 +10,7 @@ import pytest
 from commands import run
 from PIL import Image
 
+from rwm_fast.app.animation import write_animation
 from rwm_fast.app.folders import LOG, File, stems, tasks_of
 from rwm_fast.data.files import Folder
 
@@ -93,6 +94,38 @@ def test_a_gif_goes_there_and_back(base, tmp_path):
     assert np.array_equal(frames[1], frames[3]) and not np.array_equal(frames[0], frames[2])
     plain = single(tmp_path, *base)
     assert np.abs(frames[2] - plain).mean() < 8  # 256 colours
+
+
+def test_what_stands_still_in_a_gif_does_not_flicker(tmp_path):
+    """Colours of many kinds, of which a corner changes: the others are the same in every frame."""
+    draw, out = np.random.default_rng(0), tmp_path / "o.gif"
+    still = draw.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    moving = [still.copy() for _ in range(5)]
+    for frame in moving[1:]:
+        frame[:16, :16] = draw.integers(0, 256, (16, 16, 3))
+    write_animation(moving, out)
+    with Image.open(out) as image:
+        frames = []
+        for k in range(image.n_frames):
+            image.seek(k)
+            frames.append(np.asarray(image.convert("RGB")))
+    assert len(frames) == 5
+    for frame in frames[1:]:
+        assert np.array_equal(frame[16:], frames[0][16:])
+        assert np.array_equal(frame[:, 16:], frames[0][:, 16:])
+        assert not np.array_equal(frame[:16, :16], frames[0][:16, :16])
+    one = tmp_path / "one.gif"
+    write_animation(moving[:1], one)
+    assert out.stat().st_size < 2 * one.stat().st_size  # what stands still is stored once
+
+
+def test_a_large_picture_is_reduced_for_a_gif(model, scene, picture, tmp_path):
+    picture("large.png", (660, 330))
+    given = ("--checkpoint", model, "--content", tmp_path / "large.png")
+    given += ("--style", scene("b.png", 2), "--frames", 2)
+    assert run("edit", *given, "--out", tmp_path / "o.gif") == 0
+    with Image.open(tmp_path / "o.gif") as image:
+        assert image.size == (640, 320)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its pipes
