@@ -158,6 +158,7 @@ class LossConfig:
     r1_phase: Literal["first", "last"] = "first"  # base: last, R1 on the last step of every k
     content_jitter: float = 0.0  # ours: colour mixing of what the content branch sees, 0 = off
     content_jitter_keep: float = 0.2  # ours: share of pictures that keep their colours under it
+    content_jitter_tone: float = 0.0  # ours: octaves of the exponent that bends brightness under it
 
     def __post_init__(self) -> None:
         _check(self, (int,), lambda n: n >= 1, "be at least 1")

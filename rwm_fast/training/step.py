@@ -145,7 +145,7 @@ class Method:
         batch = len(image) * share.count
         seen = color_jitter(
             image, loss.content_jitter, loss.content_jitter_keep, generator=random,
-            among=(batch, share.rows(batch)),
+            among=(batch, share.rows(batch)), tone=loss.content_jitter_tone,
         )  # fmt: skip
         return encoder.content(seen), encoder.style(image)
 

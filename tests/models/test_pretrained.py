@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from rwm_fast import RegionEditor, convert, edit, evaluate
+from rwm_fast.data import landscapes
 from rwm_fast.models import (
     Encoder,
     Generator,
@@ -60,10 +61,11 @@ def test_it_says_what_it_is_and_not_where_it_was_made(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_edits(name):
     editor = RegionEditor.load(name)
-    photo = torch.linspace(-1, 1, 3 * 48 * 64).reshape(1, 3, 48, 64)
+    scenes, looks = landscapes.content([1, 2]), landscapes.style([3, 4])
+    photo, style = landscapes.render(scenes, looks, 64)[0][..., :48, :].split(1)
     mask = torch.zeros(1, 1, 48, 64)
     mask[..., :24, :] = 1
-    edited = editor.edit(photo, photo.flip(1), mask, keep_detail=True)
+    edited = editor.edit(photo, style, mask, keep_detail=True)
     assert edited.shape == photo.shape and edited.isfinite().all()
     change = (edited - photo).abs().mean((0, 1, 3))  # [H]
     assert change[:16].mean() > 5 * change[32:].mean()
