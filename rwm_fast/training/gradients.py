@@ -1,10 +1,11 @@
 """Gradients summed over the processes of a job, in buckets, while the backward pass goes on.
 
-Why not DistributedDataParallel: it reduces what one call of one wrapped module makes. Here a
-backward pass runs through two networks, each called several times and partly in pieces (features,
-heads), one half of the networks is frozen while the other learns, R1 gives no bias a gradient, and
-slices of a batch add up before anything is sent. What is left of it is what it does inside: hooks
-on parameters, and buckets that are sent in one order.
+Why not DistributedDataParallel: it can do every one of these steps, with a wrapper for each side
+whose forward pass hands the loss through, and gives the same gradients to the bit
+(`benchmarks/ddp.py`). But it takes each step for a call of one module, looks in each for the
+parameters that get no gradient (R1 gives no bias one), and knows nothing of who falls silent. What
+is used here of its inside are hooks on parameters, and buckets that are sent in one order; slices
+of a batch add up before anything is sent.
 """
 
 from __future__ import annotations
