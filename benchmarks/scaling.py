@@ -79,7 +79,7 @@ def sent_table(presets: dict[str, Any]) -> list[str]:
             f"| {name} | {preset['batch']} | {megabytes['autoencoder']:.1f} "
             f"| {megabytes['discriminators']:.1f} | {len(updates['autoencoder'].buckets)} and "
             f"{len(updates['discriminators'].buckets)} "
-            f"| {mean_flops(kinds) / preset['batch'] / 1e9:.3g} | {' | '.join(early)} |"
+            f"| {mean_flops(kinds) / preset['batch'] / 1e9:,.1f} | {' | '.join(early)} |"
         )
     return lines
 
