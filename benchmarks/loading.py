@@ -4,8 +4,8 @@ processes, and prints images per second, CPU time per image, and images per seco
 rate of a step that such a core can feed. Then short trainings of the small presets say what share
 of their steps they waited for pictures that are not kept in memory; of every other preset one step
 is timed (`--presets`, minutes each) and set against the time to read its pictures: what it would
-wait if nothing were read ahead. Linux only. `--seconds` is the time of a row, `--json FILE` keeps
-the tables.
+wait if nothing were read ahead. Linux only. `--seconds` is the time of a row, `--out FILE` keeps the
+JSON and a table beside it.
 """
 
 from __future__ import annotations
@@ -153,48 +153,63 @@ def one_step(preset: str, seconds: float) -> dict[str, Any]:
     return {"preset": preset, "read_ms": 1000 * read, "step_ms": 1000 * step, "share": read / step}
 
 
+def rows_table(found: list[dict[str, Any]]) -> list[str]:
+    lines = [f"  px {'source':28} workers     KB  images/s  CPU ms  a core"]
+    lines += [
+        f"{row['px']:4} {row['source']:28} {row['workers']:7} {row['kb']:6.0f} "
+        f"{row['images_per_second']:9.0f} {row['cpu_ms']:7.2f} {row['per_core']:7.0f}"
+        for row in found
+    ]
+    return lines
+
+
+def trained_lines(found: list[dict[str, Any]]) -> list[str]:
+    """What a step of each preset waits."""
+    return [
+        f"{row['preset']}, {row['workers']} workers: {row['images_per_second']:.1f} images/s, "
+        f"{row['share']:.2%} of the time waiting for pictures"
+        if "workers" in row
+        else f"{row['preset']}: a picture takes {row['step_ms']:.0f} ms to learn from, "
+        f"{row['read_ms']:.1f} to read, {row['share']:.2%} of it"
+        for row in found
+    ]
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown of everything in the JSON."""
+    head = f"{found['cpu']['name']}, {found['cpu']['cores']} cores"
+    rows, trained = rows_table(found["rows"]), trained_lines(found["trained"])
+    return "\n".join([head, "", "```", *rows, "", *trained, "```", ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 64])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 256, 128, 64])
     parser.add_argument(
         "--presets", nargs="*", default=[p for p in PRESETS if p not in TRAINED], choices=PRESETS
     )
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, help="results as JSON, and a table beside it")
     arguments = parser.parse_args()
     machine = cpu()
     print(f"{machine['name']}, {machine['cores']} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"  px {'source':28} workers     KB  images/s  CPU ms  a core")
+    print(rows_table([])[0])
     done: list[dict[str, Any]] = []
     for row in rows(arguments.sizes, arguments.seconds):
         done.append(row | {"per_core": 1000 / row["cpu_ms"]})
-        print(
-            f"{row['px']:4} {row['source']:28} {row['workers']:7} {row['kb']:6.0f} "
-            f"{row['images_per_second']:9.0f} {row['cpu_ms']:7.2f} {1000 / row['cpu_ms']:7.0f}",
-            flush=True,
-        )
-    trained = []
+        print(rows_table(done)[-1], flush=True)
+    trained: list[dict[str, Any]] = []
     for preset, kimg in TRAINED.items():
         for workers in (0, 2):
-            row = waiting(preset, kimg, workers)
-            trained.append(row)
-            print(
-                f"{preset}, {workers} workers: {row['images_per_second']:.1f} images/s, "
-                f"{row['share']:.2%} of the time waiting for pictures",
-                flush=True,
-            )
+            trained.append(waiting(preset, kimg, workers))
+            print(trained_lines(trained)[-1], flush=True)
     for preset in arguments.presets:
-        row = one_step(preset, arguments.seconds)
-        trained.append(row)
-        print(
-            f"{preset}: a picture takes {row['step_ms']:.0f} ms to learn from, "
-            f"{row['read_ms']:.1f} to read, {row['share']:.2%} of it",
-            flush=True,
-        )
-    if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"cpu": machine, "rows": done, "trained": trained}, indent=1) + "\n"
-        )
+        trained.append(one_step(preset, arguments.seconds))
+        print(trained_lines(trained)[-1], flush=True)
+    if arguments.out:
+        found = {"cpu": machine, "rows": done, "trained": trained}
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text(table(found))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def loading_table(found: dict[str, Any]) -> list[str]:
     ]
     for name, preset in found["presets"].items():
         one = images_per_second(preset, preset["batch"], 1, "middle", found["gpu"], NETWORKS[0])
-        if one is None or preset["resize"] not in sizes:
+        if one is None or name == "demo" or preset["resize"] not in sizes:
             continue
         for row in rows:
             if row["px"] == preset["resize"]:

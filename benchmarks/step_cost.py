@@ -26,7 +26,7 @@ from rwm_fast.training.processes import Processes
 from rwm_fast.training.schedule import Counts, Due, Schedule
 from rwm_fast.training.share import Share
 from rwm_fast.training.step import Method, Terms, frozen, total
-from rwm_fast.training.trainer import absent_is_zero
+from rwm_fast.training.trainer import absent_is_zero, biases
 
 
 @dataclass
@@ -89,7 +89,7 @@ def cost(config: Config, own: int, count: int) -> list[Kind]:
             sent: list[tuple[int, int]] = []
             note = lambda flat, **_: sent.append((flat.nbytes, operations.total - begun)) or Done()
             with mock.patch("torch.distributed.all_reduce", note):
-                gradients[side].expect()
+                gradients[side].expect(biases(sides[side]) if name == "R1" else ())
                 forward = operations.total
                 total(terms).backward()
                 if side == "discriminators":

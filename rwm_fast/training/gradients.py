@@ -10,7 +10,7 @@ of a batch add up before anything is sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import torch
@@ -65,12 +65,13 @@ class Gradients:
 
     `expect` before the last backward pass of an update and `finish` after it; between them every
     bucket is sent as soon as all of it is there and those before it are sent, so the order is the
-    same in all processes.
+    same in all processes. `without`: parameters whose gradient is zero, for which none waits.
     """
 
     def __init__(self, job: Processes, modules: Iterable[nn.Module], size: int = BUCKET):
         self.buckets: list[Bucket] = []
         self._job = job
+        self._without: Container[Tensor] = ()
         self._next: int | None = None  # the next bucket to send; None = nothing is expected
         if job.count == 1:
             return
@@ -80,10 +81,11 @@ class Gradients:
                 for p in parameters:
                     p.register_post_accumulate_grad_hook(self._hook(self.buckets[-1]))
 
-    def expect(self) -> None:
-        self._next = 0
+    def expect(self, without: Container[Tensor] = ()) -> None:
+        self._next, self._without = 0, without
         for bucket in self.buckets:
-            bucket.missing, bucket.work = len(bucket.parameters), None
+            bucket.missing = sum(p not in without for p in bucket.parameters)
+            bucket.work = None
 
     def finish(self) -> None:
         """Send what is left, and wait for all. A module without any gradient keeps none."""
@@ -97,10 +99,10 @@ class Gradients:
             bucket.receive(self._job)
 
     def _hook(self, bucket: Bucket) -> Any:
-        def arrived(_: Tensor) -> None:
+        def arrived(p: Tensor) -> None:
             if self._next is None:
                 return
-            bucket.missing -= 1
+            bucket.missing -= p not in self._without
             while self._next < len(self.buckets) and not self.buckets[self._next].missing:
                 self.buckets[self._next].send()
                 self._next += 1

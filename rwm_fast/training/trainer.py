@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import cast
 
 import torch
@@ -27,6 +27,12 @@ def build_networks(config: Config) -> Networks:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return Networks.of(config.model)
+
+
+def biases(modules: Iterable[nn.Module]) -> set[Tensor]:
+    """What R1 of discriminators with piecewise linear activations does not depend on."""
+    named = (pair for module in modules for pair in module.named_parameters())
+    return {p for name, p in named if name.rpartition(".")[2] == "bias"}
 
 
 def absent_is_zero(module: nn.Module) -> None:
@@ -101,6 +107,7 @@ class Trainer:
             self.generator_optimizer: Gradients(job, self.autoencoder.values()),
             self.discriminator_optimizer: Gradients(job, self.discriminators.values()),
         }
+        self._biases = biases(self.discriminators.values())
         # before any schedule
         self.rates = {"generator": train.learning_rate, "discriminator": rate}
         self.counts = Counts()
@@ -128,7 +135,7 @@ class Trainer:
             judged = lambda s: method.discriminator_terms(paint(s), s.random, due.discriminators)
             terms |= self._update(self.discriminator_optimizer, slices, judged)
             penalty = lambda s: method.r1_terms(s.image, s.random, due.r1, s.share)
-            terms |= self._update(self.discriminator_optimizer, slices, penalty)
+            terms |= self._update(self.discriminator_optimizer, slices, penalty, self._biases)
         if due.autoencoder is not None:
             learned = lambda s: method.autoencoder_terms(paint(s), s.random, due.autoencoder)
             with frozen(*self.discriminators.values()):
@@ -168,8 +175,10 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         slices: list[Slice],
         terms_of: Callable[[Slice], Terms],
+        without: Container[Tensor] = (),
     ) -> dict[str, Tensor]:
-        """One step of an optimizer; returns the terms' values, summed over the slices."""
+        """One step of an optimizer; returns the terms' values, summed over the slices. `without`:
+        parameters that the terms do not depend on."""
         gradients = self.gradients[optimizer]
         values: dict[str, Tensor] = {}
         for part in slices:
@@ -179,7 +188,7 @@ class Trainer:
             if part is slices[0]:
                 optimizer.zero_grad(set_to_none=True)
             if part is slices[-1]:
-                gradients.expect()
+                gradients.expect(without)
             total(terms).backward()
             for name, term in terms.items():
                 value = term.value.detach()

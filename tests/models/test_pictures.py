@@ -34,7 +34,7 @@ def kinds():
 @pytest.fixture(scope="module")
 def editor():
     net = generator(PAPER)
-    net.to_rgb.weight.mul_(0.1)
+    net.to_rgb.weight.mul_(0.3)
     return RegionEditor(encoder(PAPER).float(), net.float())
 
 

@@ -13,6 +13,7 @@ from rwm_fast.models import ImageDiscriminator, PatchDiscriminator
 from rwm_fast.ops.bias_act import autograd as bias_act
 from rwm_fast.ops.modulated_conv2d import autograd as modulated_conv2d
 from rwm_fast.ops.modulated_conv2d import torch_convolution
+from rwm_fast.training.trainer import biases
 
 # The place of the weights or the bias in the last argument, which says what is needed.
 BACKWARD = {"convolution_backward": 1, "modulated_conv2d_backward": 1, "bias_act_backward": 1}
@@ -52,6 +53,18 @@ def penalty(pair, image, reference, target):
     discriminator, patches = pair
     logits = patches(patches.features(reference), patches.features(target))
     return r1_penalty(discriminator(image), image) + r1_penalty(logits, reference, target)
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_no_bias_has_a_part_in_it(backend):
+    """In training no sum over processes waits for one."""
+    pair = discriminators()
+    with use_backend(backend):
+        penalty(pair, *pictures()).backward()
+    without = biases(pair)
+    assert len(without) > 10
+    for p in (p for net in pair for p in net.parameters()):
+        assert (p.grad is None or not p.grad.any()) == (p in without)
 
 
 def convolutions(calls):
