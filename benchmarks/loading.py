@@ -4,8 +4,8 @@ processes, and prints images per second, CPU time per image, and images per seco
 rate of a step that such a core can feed. Then short trainings of the small presets say what share
 of their steps they waited for pictures that are not kept in memory; of every other preset one step
 is timed (`--presets`, minutes each) and set against the time to read its pictures: what it would
-wait if nothing were read ahead. Linux only. `--seconds` is the time of a row, `--out FILE` keeps the
-JSON and a table beside it.
+wait if nothing were read ahead. Linux only. `--seconds` is the time of a row, `--out FILE` keeps
+the JSON and a table beside it.
 """
 
 from __future__ import annotations

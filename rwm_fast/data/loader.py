@@ -102,7 +102,9 @@ class Loader:
     ):
         self.pictures, self.device, self._tell = pictures, device, tell or self.report
         self._pinned = device.type == "cuda"  # a copy from other memory waits for the device
-        self._batches = _Ahead(pictures, plan)
+        # What a device is sent are bytes; here threads of the step would wait for each other
+        # over so little, where readers have their cores: 3 % of the demo's steps.
+        self._batches = _Ahead(pictures, plan, finished=device.type == "cpu")
         self._said: set[Unreadable] = set()
 
     def __iter__(self) -> Loader:
@@ -113,8 +115,10 @@ class Loader:
         self._tell(troubles)
         image, domain = (t.pin_memory() if self._pinned else t for t in (image, domain))
         image = image.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # [N, 3, S, S]
+        if not image.is_floating_point():
+            image = image.float().div_(127.5).sub_(1)
         return {
-            "image": image.float().div_(127.5).sub_(1),
+            "image": image,
             "domain": domain.to(self.device, non_blocking=True),
         }
 
@@ -130,22 +134,26 @@ class Loader:
         self._batches.close()
 
 
-def collate(samples: Sequence[Sample]) -> Collated:
-    """uint8 [N, S, S, 3], int64 [N], and what could not be read."""
+def collate(samples: Sequence[Sample], finished: bool = False) -> Collated:
+    """uint8 [N, S, S, 3], or finished float32 in [-1, 1], int64 [N], and what could not be read."""
     crops, domains, troubles = zip(*samples, strict=True)
-    return torch.from_numpy(np.stack(crops)), torch.tensor(domains), sum(troubles, [])
+    image = np.stack(crops)
+    if finished:
+        image = np.divide(image, np.float32(127.5), dtype=np.float32)
+        image -= 1
+    return torch.from_numpy(image), torch.tensor(domains), sum(troubles, [])
 
 
 class _Ahead:
     """Batches in order, made by threads while the step runs; each thread reads by itself or has a
     process read. The threads are daemons: one that hangs keeps no program from its end."""
 
-    def __init__(self, pictures: TrainingSet, plan: Iterator[list[int]]):
+    def __init__(self, pictures: TrainingSet, plan: Iterator[list[int]], finished: bool):
         by_processes = pictures.workers > 0 and not pictures.in_memory
         # more would wait for each other
         count = min(pictures.workers, _cores()) if by_processes else max(1, pictures.workers)
         self._workers: list[Worker] = []
-        self._plan, self._open = plan, True
+        self._plan, self._finished, self._open = plan, finished, True
         self._jobs: queue.SimpleQueue[tuple[list[int], Future[Collated]] | None] = (
             queue.SimpleQueue()
         )
@@ -199,7 +207,7 @@ class _Ahead:
         while (job := self._jobs.get()) is not None and self._open:
             positions, batch = job
             try:
-                batch.set_result(collate(reads(positions, self._sign)))
+                batch.set_result(collate(reads(positions, self._sign), self._finished))
             except BaseException as error:
                 batch.set_exception(error)
 
