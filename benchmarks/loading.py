@@ -154,22 +154,23 @@ def one_step(preset: str, seconds: float) -> dict[str, Any]:
 
 
 def rows_table(found: list[dict[str, Any]]) -> list[str]:
-    lines = [f"  px {'source':28} workers     KB  images/s  CPU ms  a core"]
-    lines += [
-        f"{row['px']:4} {row['source']:28} {row['workers']:7} {row['kb']:6.0f} "
-        f"{row['images_per_second']:9.0f} {row['cpu_ms']:7.2f} {row['per_core']:7.0f}"
+    return [
+        "| px | source | workers | KB | images/s | CPU ms | images/s of a core |",
+        "|---" * 7 + "|",
+    ] + [
+        f"| {row['px']} | {row['source']} | {row['workers']} | {row['kb']:.0f} "
+        f"| {row['images_per_second']:.0f} | {row['cpu_ms']:.2f} | {row['per_core']:.0f} |"
         for row in found
     ]
-    return lines
 
 
 def trained_lines(found: list[dict[str, Any]]) -> list[str]:
     """What a step of each preset waits."""
     return [
-        f"{row['preset']}, {row['workers']} workers: {row['images_per_second']:.1f} images/s, "
+        f"- {row['preset']}, {row['workers']} workers: {row['images_per_second']:.1f} images/s, "
         f"{row['share']:.2%} of the time waiting for pictures"
         if "workers" in row
-        else f"{row['preset']}: a picture takes {row['step_ms']:.0f} ms to learn from, "
+        else f"- {row['preset']}: a picture takes {row['step_ms']:.0f} ms to learn from, "
         f"{row['read_ms']:.1f} to read, {row['share']:.2%} of it"
         for row in found
     ]
@@ -179,13 +180,13 @@ def table(found: dict[str, Any]) -> str:
     """Markdown of everything in the JSON."""
     head = f"{found['cpu']['name']}, {found['cpu']['cores']} cores"
     rows, trained = rows_table(found["rows"]), trained_lines(found["trained"])
-    return "\n".join([head, "", "```", *rows, "", *trained, "```", ""])
+    return "\n".join([head, "", *rows, "", *trained, ""])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 256, 128, 64])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[512, 256, 128, 64])
     parser.add_argument(
         "--presets", nargs="*", default=[p for p in PRESETS if p not in TRAINED], choices=PRESETS
     )
@@ -193,7 +194,7 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = cpu()
     print(f"{machine['name']}, {machine['cores']} cores, load {os.getloadavg()[0]:.1f}")
-    print(rows_table([])[0])
+    print(*rows_table([]), sep="\n")
     done: list[dict[str, Any]] = []
     for row in rows(arguments.sizes, arguments.seconds):
         done.append(row | {"per_core": 1000 / row["cpu_ms"]})
