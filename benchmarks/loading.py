@@ -178,7 +178,7 @@ def trained_lines(found: list[dict[str, Any]]) -> list[str]:
 
 def table(found: dict[str, Any]) -> str:
     """Markdown of everything in the JSON."""
-    head = f"{found['cpu']['name']}, {found['cpu']['cores']} cores"
+    head = f"{found['cpu']['name']}, {found['cpu']['cores']} cores{found['beside']}"
     rows, trained = rows_table(found["rows"]), trained_lines(found["trained"])
     return "\n".join([head, "", *rows, "", *trained, ""])
 
@@ -191,6 +191,7 @@ def main() -> None:
         "--presets", nargs="*", default=[p for p in PRESETS if p not in TRAINED], choices=PRESETS
     )
     parser.add_argument("--out", type=Path, help="results as JSON, and a table beside it")
+    parser.add_argument("--beside", default="", help="what else runs, to be said in the table")
     arguments = parser.parse_args()
     machine = cpu()
     print(f"{machine['name']}, {machine['cores']} cores, load {os.getloadavg()[0]:.1f}")
@@ -208,7 +209,8 @@ def main() -> None:
         trained.append(one_step(preset, arguments.seconds))
         print(trained_lines(trained)[-1], flush=True)
     if arguments.out:
-        found = {"cpu": machine, "rows": done, "trained": trained}
+        beside = f", beside {arguments.beside}" if arguments.beside else ""
+        found = {"cpu": machine, "beside": beside, "rows": done, "trained": trained}
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
         arguments.out.with_suffix(".md").write_text(table(found))
 
