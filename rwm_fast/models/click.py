@@ -95,7 +95,8 @@ def numbers(growing: list[Stage]) -> Numbers:
     added = np.diff(area, append=1.0) / area
     fields = np.array([[getattr(stage, name) for name in _FIELDS] for stage in growing])
     shares = np.stack([area + 0.001, 1.02 - area, added + 0.001], 1)
-    return np.log(np.concatenate([shares, fields + 0.02], 1))
+    known: Numbers = np.log(np.concatenate([shares, fields + 0.02], 1))
+    return known
 
 
 @functools.cache
@@ -106,8 +107,10 @@ def fitted() -> tuple[Numbers, Numbers, Numbers]:
 
 
 def _likeliest(growing: list[Stage]) -> int:
+    """Of all but the whole picture, which is no region, if there is another."""
     weights, bias, of_units = fitted()
-    return int(np.argmax(np.tanh(numbers(growing) @ weights + bias) @ of_units))
+    scores = np.tanh(numbers(growing) @ weights + bias) @ of_units
+    return int(np.argmax(scores[: max(len(growing) - 1, 1)]))
 
 
 def _within(growing: list[Stage], tolerance: float) -> int:
