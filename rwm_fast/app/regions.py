@@ -30,7 +30,7 @@ class Regions:
     # X,Y in pixels from the top left: the region around it, found in the picture; repeatable, all
     # of one style's clicks are one region, of several styles the k-th goes with the k-th
     click: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    # 0 to 1, how unlike the clicked place a region may be; none = the region that stands out most
+    # 0 to 1, how unlike the clicked place a region may be; none = the fitted choice
     tolerance: float | None = None
     # white = the part of a style picture that its style is taken from; one for each style
     style_mask: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()

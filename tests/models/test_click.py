@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 from tiny_networks import DEMO, encoder, generator
 
-from rwm_fast.models import RegionEditor
+from rwm_fast.data import landscapes
+from rwm_fast.models import RegionEditor, click
 from rwm_fast.models.click import region_at
+from rwm_fast.models.growing import grown, pieces
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,44 @@ def test_a_click_finds_the_region_it_is_on(editor, image):
     for place, truth in (((5, 5), y < 30), ((50, 46), disc), ((5, 50), (y >= 30) & ~disc)):
         found = np.asarray(region_at(editor, image, *place)) > 127
         assert (found & truth).sum() / (found | truth).sum() > 0.95, place
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_one_click_finds_sky_and_water_of_a_landscape(seed):
+    image, shares = landscapes.render(landscapes.content([seed]), landscapes.style([seed]), 256)
+    codes = RegionEditor.load("photos").encode(image, picture=False)
+    for name in ("sky", "water"):
+        truth = shares[0].argmax(0) == landscapes.REGIONS.index(name)
+        y, x = truth.nonzero()[truth.sum() // 2].tolist()
+        found = region_at(codes, image, x, y)[0, 0] > 0.5
+        assert (found & truth).sum() >= 0.8 * (found | truth).sum(), name
+
+
+def test_where_in_a_region_one_clicks_does_not_matter(editor, image):
+    masks = [np.asarray(region_at(editor, image, *p)) for p in ((5, 5), (40, 15), (74, 24))]
+    assert all(np.array_equal(mask, masks[0]) for mask in masks)
+
+
+def test_a_mirrored_picture_has_the_mirrored_region(editor, image):
+    mirrored = Image.fromarray(np.asarray(image)[:, ::-1])
+    for x, y in ((5, 5), (50, 46), (5, 50)):
+        one = np.asarray(region_at(editor, image, x, y)) > 127
+        other = np.asarray(region_at(editor, mirrored, 79 - x, y))[:, ::-1] > 127
+        # The networks are not symmetric, so that their code moves a border by pixels.
+        assert (one & other).sum() / (one | other).sum() > 0.95
+
+
+def test_what_was_fitted_goes_with_the_numbers_of_a_region():
+    flat = np.zeros((4, 6, 3), np.float32)
+    flat[:, 3:] = 1
+    growing = grown(*pieces(flat), (0.5, 0.1))
+    given = click.numbers(growing)
+    assert len(growing) >= 2 and growing[-1].area == 1 and np.isfinite(given).all()
+    assert np.allclose(growing[-2].area, 0.5) and growing[-2].next > growing[-2].inner
+    for part in click.fitted():
+        assert np.isfinite(part).all()
+    weights, bias, of_units = click.fitted()
+    assert weights.shape == (given.shape[1], len(bias)) and len(bias) == len(of_units)
 
 
 def test_masks_are_of_the_pictures_kind(editor, image):
