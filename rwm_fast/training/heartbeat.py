@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 SECONDS = 5.0  # between two signs
+ENDING_SECONDS = 2.0  # that the end waits for a sign that is being given
 MISSED = 8  # signs in a row, after which a process counts as gone
 
 
@@ -35,7 +36,8 @@ class Heartbeat:
         self._store = store.clone()  # a connection of its own, on which nobody else waits
         self._turns = 0
         self._end = threading.Event()
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def wait(self, work: Any) -> None:
         """Until what all do together is done. RuntimeError where that fails, or where a process is
@@ -58,7 +60,10 @@ class Heartbeat:
         )
 
     def stop(self) -> None:
+        """Give no more signs. Python's end would tear the thread out of a call of the store, and
+        abort the process; but a store that does not answer is left."""
         self._end.set()
+        self._thread.join(ENDING_SECONDS)
 
     def _run(self) -> None:
         heard: dict[int, tuple[str, int]] = {}  # the last sign and when it came, by rank

@@ -213,10 +213,10 @@ class Processes:
 
     def leave(self) -> None:
         """The end of what is done together, for all at once."""
+        if self._alive:
+            self._alive.stop()
         if self._connected:
             self._connected = False
-            if self._alive:
-                self._alive.stop()
             dist.destroy_process_group()
 
 

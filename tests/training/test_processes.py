@@ -12,10 +12,12 @@ from pathlib import Path
 import one_of_several
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from states import same
 
 from rwm_fast.errors import UserError
+from rwm_fast.training import heartbeat, processes
 from rwm_fast.training.processes import Processes, joined
 from rwm_fast.training.run import check_batch, train
 
@@ -182,3 +184,15 @@ def test_a_gpu_of_its_own_for_every_process(monkeypatch):
     assert Processes().device("cuda:3") == "cuda:3"
     with pytest.raises(UserError, match="--device: expected auto, cpu or cuda with several"):
         Processes(0, 2).device("cuda:0")
+
+
+def test_no_thread_outlives_a_job_that_failed(monkeypatch):
+    """One that gives signs of life at Python's end would abort the process, whatever its status."""
+    monkeypatch.setattr(heartbeat, "SECONDS", 1e-3)
+    job = Processes(0, 2, store=dist.HashStore())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "_join", lambda: job)
+    with pytest.raises(OSError), joined():
+        job._connected = False  # what a failure leaves
+        raise OSError
+    assert not job._alive._thread.is_alive()
