@@ -5,8 +5,7 @@
 draws landscapes, whose regions are known, clicks on each region and takes the numbers and the
 overlap (IoU) with the truth of every growing region around each click. Fitted is the mean over
 clicks of the overlap expected under a softmax over a click's regions, with a reward for 0.8 and
-more; noise on the numbers keeps the fit loose, for those of photos differ. The same command makes
-the same file on one machine."""
+more; noise on the numbers keeps the fit loose, for those of photos differ. All seeds are fixed."""
 
 from __future__ import annotations
 

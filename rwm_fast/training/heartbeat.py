@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 
 SECONDS = 5.0  # between two signs
-ENDING_SECONDS = 2.0  # that the end waits for a sign that is being given
 MISSED = 8  # signs in a row, after which a process counts as gone
+ENDING_SECONDS = 2.0  # that the end waits for a sign that is being given
 
 
 class Heartbeat:

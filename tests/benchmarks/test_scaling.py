@@ -99,4 +99,5 @@ def test_committed_tables_are_what_their_json_says(path):
 def test_committed_loading_is_its_table(path):
     found = json.loads(path.read_text())
     assert loading.table(found) == path.with_suffix(".md").read_text()
-    assert {row["preset"] for row in found["trained"]} <= set(PRESETS)
+    assert {row["preset"] for row in found["trained"]} == set(PRESETS)
+    assert all(row["share"] < 0.02 for row in found["trained"])

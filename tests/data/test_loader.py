@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rwm_fast.config import Config, DataConfig, ModelConfig, TrainConfig, preset
-from rwm_fast.data.loader import make_loader, open_training_set
+from rwm_fast.data.loader import collate, make_loader, open_training_set
 from rwm_fast.data.order import draws_at, picture_at
 from rwm_fast.data.photos import PhotoSet
 from rwm_fast.data.pool import LandscapePool
@@ -225,3 +225,12 @@ def test_a_process_that_reads_pictures_comes_up_without_torch():
         "import sys, rwm_fast.data.worker, rwm_fast.data.photos; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=600).returncode == 0
+
+
+def test_pictures_finished_for_a_cpu_are_those_that_a_device_finishes():
+    crops = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    samples = [(crop, 0, []) for crop in crops]
+    levels, finished = collate(samples)[0], collate(samples, finished=True)[0]
+    assert levels.dtype == torch.uint8 and finished.dtype == torch.float32
+    assert torch.equal(finished, levels.float().div_(127.5).sub_(1))
+    assert (finished.min(), finished.max()) == (-1, 1)
